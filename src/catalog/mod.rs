@@ -1,0 +1,1 @@
+//! Replicated records: single-writer logs, digests, deltas, repair. Pure.

@@ -1,0 +1,1 @@
+//! One file a verb, and a typed API client.

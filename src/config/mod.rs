@@ -1,0 +1,1 @@
+//! Raw files to checked configuration, all errors at once.

@@ -1,0 +1,1 @@
+//! Sockets that drive membership and catalog.

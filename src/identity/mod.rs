@@ -1,0 +1,1 @@
+//! CA, join tokens, node certificates, TLS configurations.

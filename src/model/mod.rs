@@ -1,0 +1,27 @@
+//! The vocabulary of Weft: what a node, a service, an instance and a record are, what hosts say to each other, and the
+//! [`Directory`], the immutable snapshot that every reader sees.
+//!
+//! Plain data with checked constructors. Nothing here opens a socket or a file, reads a clock, or knows of a runtime.
+//! Data comes in through `parse`-style constructors and never changes meaning afterwards.
+
+mod directory;
+mod id;
+mod instance;
+mod membership;
+mod name;
+mod record;
+mod replication;
+
+pub use directory::{Directory, Freshness, Node, Service, VipTarget};
+pub use id::{NodeId, NodeIdError};
+pub use instance::{CheckStatus, Health, Instance, NodeFacts, Protocol};
+pub use membership::{Claim, MemberState, Probe, SwimMessage};
+pub use name::{NameError, NodeName, ServiceId, ServiceName, Tag};
+pub use record::{
+    Header, RECORD_BYTES_MAX, RECORD_KEY_BYTES_MAX, Record, RecordError, RecordId, RecordKind, SIGNATURE_BYTES, Version,
+};
+pub use replication::{BUCKETS, BucketDigest, CatalogMessage, OriginSummary, Want};
+
+/// A point in time: the duration since the agent's start (or the simulation's). Cores take it as an argument and never
+/// ask a clock.
+pub type Now = std::time::Duration;

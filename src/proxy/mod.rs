@@ -1,0 +1,1 @@
+//! Loopback listeners and mesh transport.

@@ -1,0 +1,1 @@
+//! Choosing: which instance takes a call. Pure.

@@ -1,0 +1,1 @@
+//! Membership: the SWIM state machine. Pure.

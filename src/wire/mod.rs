@@ -1,0 +1,1 @@
+//! Bytes: packets, frames, seals, record bodies, limits. Pure.
