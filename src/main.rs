@@ -1,2 +1,5 @@
-//! The `weft` binary.
-fn main() {}
+//! The `weft` binary: everything is in the library.
+
+fn main() -> std::process::ExitCode {
+    weft::cli::main(std::env::args_os())
+}

@@ -1,1 +1,300 @@
-//! The composition root: owns the cores, wires the drivers.
+//! The composition root: opens what survives, binds what listens, wires drivers to the one owner of the cores, and takes
+//! all of it down in order.
+//!
+//! ```text
+//! gossip ─┐                                     ┌─> dns      (thread of its own)
+//! health ─┤ events   ┌───────┐  Arc<Directory>  ├─> api      (with health and enrolment)
+//! proxy  ─┼────────> │ owner │ ───────────────> └─> proxy    (one thread a core)
+//! api    ─┘          └───────┘ ──> gossip commands, store writer
+//! ```
+
+mod admit;
+mod control;
+mod directory;
+mod enroll;
+mod metrics;
+mod own;
+mod owner;
+mod renewal;
+mod threads;
+mod vips;
+
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use rand_chacha::ChaCha8Rng;
+use rand_chacha::rand_core::SeedableRng;
+use tokio::sync::{mpsc, watch};
+use tracing::{info, warn};
+
+use self::control::{Control, Inlets};
+use self::owner::{Beginning, Outlets, Owner, Tally};
+use self::vips::Vips;
+use crate::catalog::{self, Catalog};
+use crate::config::{Config, default_advertise};
+use crate::gossip;
+use crate::identity::{Identity, IdentityError, TlsContexts};
+use crate::model::{Directory, NodeFacts, NodeId};
+use crate::proxy;
+use crate::store::{Opened, Store, StoreError};
+use crate::swim::{self, Swim};
+
+/// Opening a store of 100,000 records takes well under a second; one that needs longer is broken.
+const STORE_DEADLINE: Duration = Duration::from_secs(10);
+/// Events that wait for the owner; beyond it drivers drop what will be sent again, and wait with the rest.
+const EVENT_QUEUE: usize = 4096;
+const COMMAND_QUEUE: usize = 4096;
+/// Enrolments waiting to be served.
+const ENROLL_QUEUE: usize = 32;
+/// The far side has a second for its own connect, and there is the way there and back.
+const ACCEPT_MARGIN: Duration = Duration::from_secs(1);
+const DELIVERY_TIMEOUT: Duration = Duration::from_secs(1);
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Why the agent does not run.
+#[derive(Debug, thiserror::Error)]
+pub enum AgentError {
+    /// The data directory cannot be used.
+    #[error("{0}")]
+    Store(#[from] StoreError),
+    /// This host is not enrolled, or its identity cannot be read.
+    #[error("{0}")]
+    Identity(#[from] IdentityError),
+    /// The configured name is not the enrolled one.
+    #[error(
+        "this host is enrolled as {enrolled:?} but its configuration says node.name = {configured:?}; set node.name = \
+         {enrolled:?}, or enrol again under the new name"
+    )]
+    Name {
+        /// In the certificate.
+        enrolled: String,
+        /// In the file.
+        configured: String,
+    },
+    /// The configured cluster is not the enrolled one.
+    #[error(
+        "this host is enrolled in cluster {enrolled:?} but its configuration says cluster.name = {configured:?}; correct \
+         the file, or enrol in that cluster"
+    )]
+    Cluster {
+        /// In the certificate.
+        enrolled: String,
+        /// In the file.
+        configured: String,
+    },
+    /// No address to tell others.
+    #[error("there is no default route to take this host's address from; set node.advertise in {}", .0.display())]
+    Advertise(PathBuf),
+    /// A port.
+    #[error("{0}")]
+    Gossip(#[from] gossip::GossipError),
+    /// A port.
+    #[error("{0}")]
+    Proxy(#[from] proxy::ProxyError),
+    /// A port.
+    #[error("{0}")]
+    Dns(#[from] crate::dns::DnsError),
+    /// A port.
+    #[error("{0}")]
+    Api(#[from] crate::api::ApiError),
+    /// A record of this host is too large.
+    #[error("{0}")]
+    Own(String),
+    /// The system refuses a thread, a runtime or a signal handler.
+    #[error("the system refuses {what}: {error}")]
+    System {
+        /// What for.
+        what: &'static str,
+        /// Its words.
+        error: std::io::Error,
+    },
+}
+
+fn system(what: &'static str) -> impl FnOnce(std::io::Error) -> AgentError {
+    move |error| AgentError::System { what, error }
+}
+
+/// Runs an agent until it is told to stop. Blocks; `config.data_dir` must be enrolled.
+pub fn run(config: Config) -> Result<(), AgentError> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let runtime = runtime.map_err(system("a runtime"))?;
+    runtime.block_on(run_here(config))
+}
+
+async fn run_here(config: Config) -> Result<(), AgentError> {
+    let opened = Store::open(&config.data_dir, STORE_DEADLINE)?;
+    if let Some(aside) = &opened.moved_aside {
+        warn!(kept = %aside.path.display(), reason = aside.reason, "the catalog cache was moved aside; gossip refills it");
+    }
+    let Opened { store, records, members, .. } = opened;
+    let identity = Arc::new(Identity::load(&config.data_dir)?);
+    check_names(&config, &identity)?;
+    let epoch = store.next_epoch()?;
+    let tls = identity.tls()?;
+
+    let gossip = bind_gossip(&config, &identity, epoch, &tls).await?;
+    let facts = facts(&config, &identity, gossip.local_addr())?;
+    let (events, gossip_events) = mpsc::channel(EVENT_QUEUE);
+    let (commands, gossip_commands) = mpsc::channel(COMMAND_QUEUE);
+    let (stop, shutdown) = watch::channel(false);
+    let directory = Arc::new(ArcSwap::from_pointee(Directory::empty(identity.node)));
+    let (changes, changed) = watch::channel(0);
+    let (tally, tallied) = watch::channel(Tally::default());
+
+    let incarnation = store.incarnation()?.saturating_add(1);
+    let vips = Vips::new(config.proxy.vip_range, store.load_vips()?);
+    let name = identity.name.clone();
+    let mut swim = Swim::new(
+        swim::Config::default(),
+        identity.node,
+        name,
+        facts.gossip,
+        incarnation,
+        new_rng(identity.node, epoch, 1),
+    );
+    let catalog = Catalog::new(catalog::Config::default(), identity.node, new_rng(identity.node, epoch, 2));
+    let store_writer = store.writer().map_err(system("the store's thread"))?;
+    store_writer.set_incarnation(incarnation);
+    swim.restore(Duration::ZERO, members);
+    let has_seeds = !config.cluster.seeds.is_empty();
+    let beginning = Beginning { identity: identity.clone(), facts, epoch, swim, catalog, vips, has_seeds };
+    let outlets = Outlets { directory: directory.clone(), changes, tally, gossip: commands, store: store_writer };
+    let mut owner = Owner::new(beginning, outlets);
+    owner.restore(records);
+    owner.introduce(config.services.clone()).map_err(|error| AgentError::Own(error.to_string()))?;
+    // Published before anything listens: the first question is answered from the store.
+    owner.turn();
+
+    let gossip_counters = gossip.counters();
+    let gossip_task = tokio::spawn(gossip.run(events, gossip_commands, shutdown.clone()));
+    let (proxy_sender, proxy_events) = mpsc::channel(EVENT_QUEUE);
+    let (enroll_sender, enrolling) = mpsc::channel(ENROLL_QUEUE);
+    let wires = proxy::Wires {
+        directory: directory.clone(),
+        changes: changed.clone(),
+        tls: tls.clone(),
+        events: proxy_sender,
+        enroll: enroll_sender,
+        shutdown: shutdown.clone(),
+    };
+    let proxy = proxy::start(proxy_settings(&config, &identity), wires)?;
+    let (_, vip_asked) = proxy.capture().await;
+    let mut sources = metrics::Sources::new(directory.clone(), tallied, gossip_counters, proxy.counters());
+    let dns = threads::start_dns(&config, directory.clone(), vip_asked, shutdown.clone(), &mut sources).await?;
+    let services = threads::Services {
+        config: &config,
+        directory,
+        identity: identity.clone(),
+        tls: tls.clone(),
+        enrolling,
+        shutdown: shutdown.clone(),
+    };
+    let (services, inlets) = services.start(sources).await?;
+    let inlets = Inlets { gossip: gossip_events, proxy: proxy_events, health: inlets.health, api: inlets.api };
+    let renewal = renewal::Renewal::start(identity, config.data_dir.clone(), tls);
+    let control = Control::new(owner, config, inlets, renewal, services.checks.clone())?;
+    info!("weft is ready");
+    control.run().await;
+
+    // In order: no new calls are taken, those under way end, then those who answer questions stop.
+    stop.send_replace(true);
+    let drained = tokio::task::spawn_blocking(move || proxy.join()).await;
+    dns.join();
+    services.join();
+    if drained.is_err() || gossip_task.await.is_err() {
+        warn!("a part of the agent had panicked; see above");
+    }
+    info!("weft has stopped");
+    Ok(())
+}
+
+fn check_names(config: &Config, identity: &Identity) -> Result<(), AgentError> {
+    if identity.name != config.node.name {
+        let (enrolled, configured) = (identity.name.to_string(), config.node.name.to_string());
+        return Err(AgentError::Name { enrolled, configured });
+    }
+    if identity.cluster != config.cluster.name {
+        let (enrolled, configured) = (identity.cluster.clone(), config.cluster.name.clone());
+        return Err(AgentError::Cluster { enrolled, configured });
+    }
+    Ok(())
+}
+
+async fn bind_gossip(
+    config: &Config,
+    identity: &Identity,
+    epoch: u64,
+    tls: &TlsContexts,
+) -> Result<gossip::Bound, AgentError> {
+    let settings = gossip::Settings {
+        listen: config.gossip.listen,
+        cluster: identity.cluster.clone(),
+        local: identity.node,
+        epoch,
+        key: identity.gossip_key.clone(),
+        client_tls: tls.gossip_client.clone(),
+        server_tls: tls.gossip_server.clone(),
+        server_name: tls.server_name.clone(),
+        identify,
+        deadlines: gossip::Deadlines::default(),
+    };
+    Ok(gossip::bind(settings).await?)
+}
+
+fn identify(certificates: &[rustls::pki_types::CertificateDer<'_>]) -> Option<NodeId> {
+    let leaf = certificates.first()?;
+    crate::identity::PeerIdentity::from_der(leaf).ok().map(|peer| peer.node)
+}
+
+/// What this host tells others of itself.
+fn facts(config: &Config, identity: &Identity, gossip: SocketAddr) -> Result<NodeFacts, AgentError> {
+    let bound = [config.gossip.listen.ip(), config.mesh.listen.ip()];
+    let specific = bound.into_iter().find(|ip| !ip.is_unspecified());
+    let address: IpAddr = config
+        .node
+        .advertise
+        .or(config.gossip.advertise.map(|address| address.ip()))
+        .or(specific)
+        .or_else(default_advertise)
+        .ok_or_else(|| AgentError::Advertise(config.path.clone()))?;
+    Ok(NodeFacts {
+        name: identity.name.clone(),
+        address,
+        mesh: config.mesh.advertise.unwrap_or(SocketAddr::new(address, config.mesh.listen.port())),
+        gossip: config.gossip.advertise.unwrap_or(SocketAddr::new(address, gossip.port())),
+        zone: config.node.zone.clone(),
+        meta: config.node.meta.clone(),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        certificates: identity.certificates.clone(),
+    })
+}
+
+fn proxy_settings(config: &Config, identity: &Identity) -> proxy::Settings {
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    proxy::Settings {
+        local: identity.node,
+        cluster: identity.cluster.clone(),
+        workers: if config.proxy.workers == 0 { cores } else { config.proxy.workers },
+        mesh_listen: config.mesh.listen,
+        capture_listen: config.proxy.capture_listen,
+        capture: config.proxy.capture,
+        vip_range: config.proxy.vip_range,
+        connect_timeout: config.proxy.connect_timeout,
+        accept_timeout: config.proxy.connect_timeout + DELIVERY_TIMEOUT + ACCEPT_MARGIN,
+        idle_timeout: config.proxy.idle_timeout,
+        drain_timeout: DRAIN_TIMEOUT,
+        delivery_timeout: DELIVERY_TIMEOUT,
+    }
+}
+
+/// A generator for one core of one start: never the same stream twice, and no need for the system's entropy.
+fn new_rng(node: NodeId, epoch: u64, stream: u8) -> ChaCha8Rng {
+    let mut seed = [0; 32];
+    seed[..16].copy_from_slice(node.as_bytes());
+    seed[16..24].copy_from_slice(&epoch.to_be_bytes());
+    seed[24] = stream;
+    ChaCha8Rng::from_seed(seed)
+}

@@ -1,1 +1,163 @@
-//! The HTTP API and metrics.
+//! The HTTP API: Consul's catalog and health endpoints in Consul's shapes, Weft's own under `/v1/weft/`, and `/metrics`.
+//!
+//! Requests come in over `[api] listen` and the unix socket; everything shown is read from the published `Directory`.
+//! The only way from here into the agent is [`Command`]. The API is not a way in: requests whose `Host` or `Origin`
+//! belongs to somebody else are refused (`guard`), heads, connections and times are bounded (`server`).
+//!
+//! `router` decides, purely, what a request is answered with; `consul` and `own` build the bodies; `server` owns the
+//! sockets. KV, sessions, transactions and prepared queries answer 501: 404 would tell a KV client "no such key".
+
+mod answer;
+mod blocking;
+mod consul;
+mod guard;
+mod own;
+mod request;
+mod resolve;
+mod router;
+mod server;
+mod socket;
+#[cfg(test)]
+pub(crate) mod specimen;
+mod write_deadline;
+
+use std::fmt;
+use std::io;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use tokio::sync::oneshot;
+
+use crate::model::{NodeName, ServiceId};
+
+pub use server::{Bound, bind};
+
+/// What the API is told at start.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// `[api] listen`.
+    pub listen: SocketAddr,
+    /// `[api] socket`.
+    pub socket: Option<PathBuf>,
+    /// The cluster's name, which is Consul's datacenter here.
+    pub cluster: String,
+    /// This host's name.
+    pub node: NodeName,
+    /// The DNS domain, for `/v1/weft/resolve`.
+    pub domain: String,
+    /// This agent's version.
+    pub version: String,
+    /// Bounds on clients.
+    pub limits: Limits,
+}
+
+/// Bounds on clients.
+#[derive(Debug, Clone)]
+pub struct Limits {
+    /// Connections at once over TCP, and as many again over the unix socket, so that nobody who may only reach TCP can
+    /// shut out the operator. Consul allows 200 a client.
+    pub connections_max: usize,
+    /// From the start of a connection, or the end of an answer, to the end of the next request's head.
+    pub head_timeout: Duration,
+    /// How long a client may take none of an answer that it asked for.
+    pub write_timeout: Duration,
+    /// What one `?wait=` may ask for at most; Consul's limit.
+    pub wait_max: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Limits {
+        Limits {
+            connections_max: 256,
+            head_timeout: Duration::from_secs(30),
+            write_timeout: Duration::from_secs(30),
+            wait_max: Duration::from_secs(600),
+        }
+    }
+}
+
+/// What a request may ask of the agent.
+#[derive(Debug)]
+pub enum Command {
+    /// Leave the cluster gracefully, then answer.
+    Leave {
+        /// Answered when the goodbye has spread.
+        reply: oneshot::Sender<()>,
+    },
+}
+
+/// Renders `/metrics`: OpenMetrics text, appended.
+pub type Metrics = Arc<dyn Fn(&mut String) + Send + Sync>;
+
+/// The last output of a local check, by service and check id; it never leaves its host.
+pub type CheckOutput = Arc<dyn Fn(&ServiceId, &str) -> Option<String> + Send + Sync>;
+
+/// Why the API cannot be served.
+#[derive(Debug, thiserror::Error)]
+pub enum ApiError {
+    /// The TCP address cannot be bound.
+    #[error("cannot listen on {listen} for the API: {error}; stop what listens there, or set another `[api] listen`")]
+    Listen {
+        /// The address.
+        listen: SocketAddr,
+        /// Why.
+        error: io::Error,
+    },
+    /// The unix socket cannot be bound.
+    #[error("cannot make the socket {}: {error}; {advice}", path.display())]
+    Socket {
+        /// The path.
+        path: PathBuf,
+        /// Why.
+        error: io::Error,
+        /// What to do.
+        advice: &'static str,
+    },
+}
+
+/// What the API counts.
+#[derive(Debug, Default)]
+pub struct Counters {
+    /// Connections accepted.
+    pub connections: AtomicU64,
+    /// Connections closed at once because too many were open.
+    pub connections_refused: AtomicU64,
+    /// Requests answered, whatever the answer.
+    pub requests: AtomicU64,
+    /// Requests refused for their `Host`, `Origin` or `Sec-Fetch-Site`.
+    pub requests_refused: AtomicU64,
+    /// Connections closed over bytes that are not HTTP, or over a head beyond its limits.
+    pub malformed: AtomicU64,
+    /// Connections closed because a head, or the reading of an answer, took too long.
+    pub timed_out: AtomicU64,
+}
+
+impl Counters {
+    fn add(counter: &AtomicU64) {
+        counter.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Every counter as (name, what it counts, value), for `/metrics`.
+    pub fn values(&self) -> [(&'static str, &'static str, u64); 6] {
+        let value = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        [
+            ("connections", "Connections accepted", value(&self.connections)),
+            ("connections_refused", "Connections closed because too many were open", value(&self.connections_refused)),
+            ("requests", "Requests answered", value(&self.requests)),
+            ("requests_refused", "Requests refused for their Host or Origin", value(&self.requests_refused)),
+            ("malformed", "Connections closed over bytes that are not HTTP", value(&self.malformed)),
+            ("timed_out", "Connections closed because the client was too slow", value(&self.timed_out)),
+        ]
+    }
+}
+
+impl fmt::Display for Command {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Command::Leave { .. } => f.write_str("leave"),
+        }
+    }
+}

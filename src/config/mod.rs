@@ -1,1 +1,33 @@
-//! Raw files to checked configuration, all errors at once.
+//! Raw files to checked configuration: `weft.toml` and `services.d/` come in, a [`Config`] or *all* of their mistakes go
+//! out, each with file, line and advice. Nothing here binds a port, and nothing past here checks a value again.
+//!
+//! The way through: `load` finds the files, `document` turns TOML or JSON text into one tree that knows its lines,
+//! `reading`, `service` and `check` take typed values out of it through `section`, `rules` holds them against each other;
+//! `settings` and `definition` are what comes out.
+
+mod check;
+mod consul;
+mod definition;
+mod difference;
+mod document;
+mod error;
+mod json;
+mod load;
+mod reading;
+mod rules;
+mod section;
+mod service;
+mod settings;
+mod value;
+
+#[cfg(test)]
+mod tests;
+
+pub use definition::{CheckDefinition, CheckKind, CheckTarget, ServiceDefinition};
+pub use difference::Difference;
+pub use error::{ConfigError, ConfigErrors};
+pub use reading::default_advertise;
+pub use settings::{
+    ApiConfig, Capture, ClusterConfig, Config, DELIVERY_SOURCE, DnsConfig, GossipConfig, LogConfig, LogFormat,
+    MeshConfig, NodeConfig, ProxyConfig, Upstreams,
+};

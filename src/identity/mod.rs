@@ -1,1 +1,33 @@
-//! CA, join tokens, node certificates, TLS configurations.
+//! Who a host is: CA, join tokens, node certificates, record keys, and the TLS configurations made of them.
+//!
+//! Data comes in from the files under the data directory (`ca/` on issuers, `identity/` on every host) and, while a host
+//! enrols, from one connection to its issuer. It goes out as [`Identity`], [`TlsContexts`] and [`PeerIdentity`]. Nothing
+//! here listens, decides who may call what, or knows of the catalog; private keys never leave this room.
+
+mod ca;
+mod certificate;
+mod enroll;
+mod error;
+mod exchange;
+mod files;
+mod installed;
+mod issue;
+mod ledger;
+mod peer;
+mod record_key;
+#[cfg(test)]
+mod tests;
+mod tls;
+mod token;
+
+pub use ca::{CaSummary, ca_init};
+pub use certificate::NODE_DNS_NAME;
+pub use enroll::{Enrolled, enroll, renew};
+pub use error::IdentityError;
+pub use exchange::RefusalCode;
+pub use installed::Identity;
+pub use issue::{EnrollOutcome, serve_enroll};
+pub use peer::{PeerError, PeerIdentity};
+pub use record_key::{RecordKey, node_id_of, verify_record};
+pub use tls::{AcceptError, Accepted, Alpn, TlsContexts, accept_mesh, server_config_for};
+pub use token::{TokenInfo, token_create, token_list};

@@ -1,1 +1,247 @@
-//! Loopback listeners and mesh transport.
+//! The data plane: connections to service VIPs in, framed streams over mutual TLS between hosts, local services out.
+//!
+//! ```text
+//! application → VIP → caller ─┬─ deliver → local service
+//!                             └─ link ══ mTLS, 7947 ══ serving → deliver → local service
+//! ```
+//!
+//! Workers (`worker`) own all of it, one thread each; they read the published [`Directory`] and tell the owner only
+//! whether hosts' mesh ports answer. Nothing here changes the directory, and nothing here waits for the control plane.
+
+mod caller;
+mod capture;
+mod counters;
+mod deliver;
+mod link;
+mod pool;
+mod reach;
+mod relay;
+mod scratch;
+mod serving;
+mod tls;
+mod worker;
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use ipnet::Ipv4Net;
+use rand_chacha::ChaCha8Rng;
+use rand_chacha::rand_core::{Rng, SeedableRng};
+use tokio::sync::{mpsc, watch};
+use tracing::{info, warn};
+
+pub use capture::{Mode, VipAsked};
+pub use counters::{Counter, Counters};
+
+pub use crate::config::Capture;
+use crate::identity::TlsContexts;
+use crate::model::{Directory, NodeId};
+use worker::{Listener, Parts};
+
+/// Handshakes a worker has under way at most; a host of a large fleet that returns is called by hundreds at once.
+const HALF_OPEN_MAX: usize = 1024;
+/// Questions of the DNS shim that wait for the binder.
+const ASKED_QUEUE: usize = 256;
+
+/// What the data plane is told at its start.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// This host.
+    pub local: NodeId,
+    /// The cluster's name; peers of another are refused.
+    pub cluster: String,
+    /// Threads; at least one.
+    pub workers: usize,
+    /// The mesh port.
+    pub mesh_listen: SocketAddr,
+    /// Where the redirect rule sends VIP connections.
+    pub capture_listen: SocketAddr,
+    /// How VIPs are captured.
+    pub capture: Capture,
+    /// Where VIPs come from.
+    pub vip_range: Ipv4Net,
+    /// For a TCP connect to another host.
+    pub connect_timeout: Duration,
+    /// For the far side's ACCEPT, its own connect to the service included.
+    pub accept_timeout: Duration,
+    /// For a stream on which nothing moves.
+    pub idle_timeout: Duration,
+    /// For calls still open when the agent stops.
+    pub drain_timeout: Duration,
+    /// For a connect to a service of this host.
+    pub delivery_timeout: Duration,
+}
+
+/// What the data plane tells the owner.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Event {
+    /// A host's mesh port does not answer.
+    MeshUnreachable(NodeId),
+    /// It answers again.
+    MeshReachable(NodeId),
+}
+
+/// A connection to the mesh port that wants to enrol: handed to the control plane with the bytes already read.
+#[derive(Debug)]
+pub struct EnrollConnection {
+    /// The connection.
+    pub tcp: std::net::TcpStream,
+    /// Its ClientHello.
+    pub received: Vec<u8>,
+}
+
+/// What the data plane reads and writes.
+pub struct Wires {
+    /// The published snapshot.
+    pub directory: Arc<ArcSwap<Directory>>,
+    /// Changes with every publication.
+    pub changes: watch::Receiver<u64>,
+    /// The TLS configurations; a renewal shows in them.
+    pub tls: TlsContexts,
+    /// News for the owner.
+    pub events: mpsc::Sender<Event>,
+    /// Enrolments for the control plane.
+    pub enroll: mpsc::Sender<EnrollConnection>,
+    /// True once the agent stops.
+    pub shutdown: watch::Receiver<bool>,
+}
+
+/// Why the data plane did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum ProxyError {
+    /// A port is not to be had.
+    #[error("cannot listen on {address} ({what}): {error}; see `ss -ltnp` for who does, or change `{key}`")]
+    Listen {
+        /// The address.
+        address: SocketAddr,
+        /// What for.
+        what: &'static str,
+        /// The configuration key.
+        key: &'static str,
+        /// The system's words.
+        error: io::Error,
+    },
+    /// No randomness.
+    #[error("the system gives no random numbers: {0}")]
+    Random(String),
+    /// No thread.
+    #[error("cannot start a proxy worker: {0}")]
+    Thread(io::Error),
+}
+
+/// The running data plane.
+pub struct Proxy {
+    counters: Arc<Counters>,
+    threads: Vec<JoinHandle<()>>,
+    workers: Vec<mpsc::UnboundedSender<Listener>>,
+    settings: Arc<Settings>,
+    directory: Arc<ArcSwap<Directory>>,
+    changes: watch::Receiver<u64>,
+    shutdown: watch::Receiver<bool>,
+    captured: bool,
+}
+
+/// Binds the ports and starts the workers.
+pub fn start(settings: Settings, wires: Wires) -> Result<Proxy, ProxyError> {
+    let count = settings.workers.max(1);
+    let listen = |address, what, key| {
+        capture::bind_all(address, count).map_err(|error| ProxyError::Listen { address, what, key, error })
+    };
+    let mesh = listen(settings.mesh_listen, "mesh", "mesh.listen")?;
+    let captured = match settings.capture {
+        Capture::Bind => None,
+        Capture::Redirect => Some(listen(settings.capture_listen, "capture", "proxy.capture_listen")?),
+        Capture::Auto => listen(settings.capture_listen, "capture", "proxy.capture_listen")
+            .inspect_err(|error| warn!(%error, "VIPs will be bound one by one instead"))
+            .ok(),
+    };
+    let settings = Arc::new(settings);
+    let counters = Arc::new(Counters::default());
+    let (mut threads, mut workers) = (Vec::new(), Vec::new());
+    let has_captured = captured.is_some();
+    let mut captured = captured.into_iter().flatten();
+    let mut seeds =
+        ChaCha8Rng::try_from_rng(&mut rand::rngs::SysRng).map_err(|error| ProxyError::Random(error.to_string()))?;
+    for (index, mesh) in mesh.into_iter().enumerate() {
+        let (sender, listeners) = mpsc::unbounded_channel();
+        let first = [Some(Listener::Mesh(mesh)), captured.next().map(Listener::Captured)];
+        for listener in first.into_iter().flatten() {
+            // The receiver is in hand, so this cannot fail.
+            let _ = sender.send(listener);
+        }
+        let parts = Parts {
+            index,
+            settings: settings.clone(),
+            directory: wires.directory.clone(),
+            changes: wires.changes.clone(),
+            tls: wires.tls.clone(),
+            counters: counters.clone(),
+            events: wires.events.clone(),
+            enroll: wires.enroll.clone(),
+            listeners,
+            shutdown: wires.shutdown.clone(),
+            rng: ChaCha8Rng::seed_from_u64(seeds.next_u64()),
+        };
+        let thread = std::thread::Builder::new().name(format!("weft-proxy-{index}"));
+        threads.push(thread.spawn(move || worker::run(parts)).map_err(ProxyError::Thread)?);
+        workers.push(sender);
+    }
+    Ok(Proxy {
+        counters,
+        threads,
+        workers,
+        settings,
+        directory: wires.directory,
+        changes: wires.changes,
+        shutdown: wires.shutdown,
+        captured: has_captured,
+    })
+}
+
+impl Proxy {
+    /// What it counts.
+    pub fn counters(&self) -> Arc<Counters> {
+        self.counters.clone()
+    }
+
+    /// Finds out how VIPs are captured and answers the DNS shim's questions from then on, in a task of its own.
+    pub async fn capture(&self) -> (Mode, mpsc::Sender<VipAsked>) {
+        let proved = self.captured && capture::prove_redirect(self.settings.vip_range).await;
+        let mode = match (self.settings.capture, proved) {
+            (Capture::Bind, _) | (Capture::Auto, false) => Mode::Bind,
+            (Capture::Redirect, false) => {
+                warn!("the redirect rule does not work: start weft-redirect.service; until then no VIP answers");
+                Mode::Redirect
+            }
+            (_, true) => Mode::Redirect,
+        };
+        match mode {
+            Mode::Redirect => {
+                info!(range = %self.settings.vip_range, "service addresses are captured by the redirect rule");
+            }
+            Mode::Bind => info!(range = %self.settings.vip_range, "service addresses are bound as they are asked for"),
+        }
+        let (ask, asked) = mpsc::channel(ASKED_QUEUE);
+        let binder = capture::Binder {
+            directory: self.directory.clone(),
+            changes: self.changes.clone(),
+            workers: self.workers.clone(),
+            asked,
+        };
+        tokio::spawn(binder.run(mode, self.shutdown.clone()));
+        (mode, ask)
+    }
+
+    /// Waits for the workers to drain, after shutdown was signalled. Blocks.
+    pub fn join(self) {
+        for thread in self.threads {
+            if thread.join().is_err() {
+                warn!("a proxy worker had panicked");
+            }
+        }
+    }
+}

@@ -1,1 +1,458 @@
-//! Membership: the SWIM state machine. Pure.
+//! Membership: which hosts are there, decided by the hosts together. The SWIM state machine with Lifeguard's extensions. Pure.
+//!
+//! **Use.** The owner passes in what happens, with the time: a datagram ([`Swim::receive`]), the end of a push-pull exchange
+//! ([`Swim::synced`], [`Swim::sync_failed`]), the end of a stream probe ([`Swim::stream_probe_result`]), and time itself
+//! ([`Swim::tick`] at [`Swim::next_timeout`]). After each it drains [`Swim::poll_output`] and does what the outputs say. No
+//! socket, clock or file is touched here, and the random generator is passed in, so the same seed gives the same run.
+//!
+//! **The parts.** `probe` asks "are you there?"; `claims` decides what is believed and what follows; `suspicion` says how long a
+//! suspect has; `dissemination` holds what is still to be told; `members` is the table; `seeds` says whom to contact when
+//! nobody is known; `contact` knows whether this host can trust its own ears; `errands` is what is done now and then;
+//! this file is the face and the clock.
+//!
+//! **What always holds.**
+//! - A host never accepts anything but "alive" about itself, except its own goodbye; only it raises its incarnation.
+//! - Claims about a member are totally ordered, so all that hear the same end with the same.
+//! - A host that has not met anybody since its start, that hears nobody, or that stood still, accuses nobody.
+//! - Nobody is called failed while most peers are lost at once.
+//! - All that grows by what others say is bounded: members, claims waiting, probes made for others.
+
+mod claims;
+mod config;
+mod contact;
+mod dissemination;
+mod errands;
+mod members;
+mod probe;
+mod seeds;
+mod suspicion;
+#[cfg(test)]
+mod tests;
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use rand::RngExt;
+use rand_chacha::ChaCha8Rng;
+
+use crate::model::{Claim, MemberState, NodeId, NodeName, Now, Probe, SwimMessage};
+
+pub use config::{Config, HEALTH_SCORE_MAX, SYNC_PEERS_FLAT};
+pub use dissemination::claim_bytes_max;
+
+use claims::Via;
+use contact::{Contact, LocalHealth};
+use dissemination::Dissemination;
+use errands::SWEEP_INTERVAL;
+use members::Members;
+use probe::Prober;
+use seeds::{Retry, Seeds};
+use suspicion::Suspicion;
+
+/// News that comes within this time of the first shares a round of gossip.
+const GOSSIP_COALESCE: Duration = Duration::from_millis(10);
+/// Strangers and risen members are answered with an exchange, but no more often than this.
+const GREETING_PAUSE: Duration = Duration::from_secs(2);
+/// A goodbye is spread for so long at most.
+const LEAVE_MAX: Duration = Duration::from_secs(3);
+
+/// What the owner is to do, or to know.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Output {
+    /// Send a datagram.
+    Send {
+        /// Where.
+        to: SocketAddr,
+        /// Who is expected there.
+        node: Option<NodeId>,
+        /// What.
+        message: SwimMessage,
+    },
+    /// Open a stream for a push-pull exchange: send [`Swim::snapshot`], pass the answer to [`Swim::synced`], or a failure to
+    /// [`Swim::sync_failed`].
+    Sync {
+        /// Where.
+        to: SocketAddr,
+        /// Who is expected there; nobody in particular at a seed's address.
+        node: Option<NodeId>,
+    },
+    /// Ping `target` over a stream and report by [`Swim::stream_probe_result`], at best within `Config::probe_interval`.
+    StreamProbe {
+        /// Whom.
+        target: NodeId,
+        /// Where.
+        to: SocketAddr,
+        /// To be given back with the result.
+        number: u64,
+    },
+    /// What is held of another host has changed.
+    Changed {
+        /// Whom it is about.
+        node: NodeId,
+        /// Its name.
+        name: NodeName,
+        /// Its state from now on.
+        state: MemberState,
+        /// Its gossip address.
+        address: SocketAddr,
+        /// Its incarnation.
+        incarnation: u64,
+    },
+    /// A departed member is no longer kept, or its reimaged host has taken its place.
+    Forgotten {
+        /// Who was forgotten.
+        node: NodeId,
+    },
+    /// This host's incarnation has grown; to be kept on disk.
+    IncarnationRaised(u64),
+    /// Two living hosts use one name. Said once, and again if it ends and recurs.
+    NameConflict {
+        /// The name.
+        name: NodeName,
+        /// The lower of the two ids.
+        node: NodeId,
+        /// The other one.
+        other: NodeId,
+    },
+    /// The goodbye was spread as well as can be; the agent may end.
+    LeaveDone,
+}
+
+/// Set by the first call that tells the time.
+#[derive(Debug)]
+struct Timers {
+    /// Steady, whatever else happens: by its lateness a stall is noticed. Slow errands are looked at on it.
+    pulse_at: Now,
+    probe_at: Now,
+    /// The last round of gossip.
+    gossiped_at: Option<Now>,
+    /// The next one, if there is news.
+    gossip_at: Option<Now>,
+    sync_at: Now,
+    extra_syncs: u32,
+    reconnect_at: Now,
+    greet_at: Now,
+    sweep_at: Now,
+    /// Until then this host counts as a newcomer; set by first contact.
+    newcomer_until: Option<Now>,
+}
+
+/// One host's view of the membership. See the module's documentation for how to drive it.
+#[derive(Debug)]
+pub struct Swim {
+    config: Config,
+    /// What this host says of itself.
+    me: Claim,
+    rng: ChaCha8Rng,
+    members: Members,
+    suspicions: BTreeMap<NodeId, Suspicion>,
+    queue: Dissemination,
+    prober: Prober,
+    health: LocalHealth,
+    contact: Contact,
+    seeds: Seeds,
+    /// For members from the store, while nobody is alive.
+    stored: Retry,
+    timers: Option<Timers>,
+    /// When the goodbye ends, once this host leaves.
+    leaving: Option<Now>,
+    left: bool,
+    conflicts: BTreeSet<(NodeId, NodeId)>,
+    outputs: VecDeque<Output>,
+}
+
+impl Swim {
+    /// A host that knows nobody. `incarnation` is the one on its disk, 0 on the first start.
+    pub fn new(
+        config: Config,
+        local: NodeId,
+        name: NodeName,
+        address: SocketAddr,
+        incarnation: u64,
+        mut rng: ChaCha8Rng,
+    ) -> Swim {
+        let me = Claim {
+            node: local,
+            name,
+            address,
+            incarnation,
+            state: MemberState::Alive,
+            from: local,
+            proof: Vec::new(),
+        };
+        let prober = Prober::new(&mut rng);
+        Swim {
+            config,
+            me,
+            rng,
+            members: Members::default(),
+            suspicions: BTreeMap::new(),
+            queue: Dissemination::default(),
+            prober,
+            health: LocalHealth::default(),
+            contact: Contact::default(),
+            seeds: Seeds::default(),
+            stored: Retry::default(),
+            timers: None,
+            leaving: None,
+            left: false,
+            conflicts: BTreeSet::new(),
+            outputs: VecDeque::new(),
+        }
+    }
+
+    /// Takes the members of an earlier run. The living are `Unknown` until somebody vouches for them; the departed stay
+    /// departed. A claim about this host only counts for its incarnation.
+    pub fn restore(&mut self, now: Now, members: Vec<Claim>) {
+        for mut claim in members {
+            if claim.node == self.me.node {
+                self.me.incarnation = self.me.incarnation.max(claim.incarnation);
+            } else if self.members.get(claim.node).is_none() && self.members.len() < self.config.members_max {
+                if claim.state.is_usable() {
+                    claim.state = MemberState::Unknown;
+                }
+                self.write(now, claim);
+            }
+        }
+    }
+
+    /// The addresses to contact, for ever, while none of them is a living member; rarely after that.
+    pub fn set_seeds(&mut self, seeds: Vec<SocketAddr>) {
+        self.seeds.set(seeds);
+    }
+
+    /// A datagram that was proven to come from `sender`, a member or a stranger who holds the cluster's key.
+    pub fn receive(&mut self, now: Now, sender: NodeId, from: SocketAddr, message: SwimMessage) {
+        if sender == self.me.node {
+            return;
+        }
+        self.wake(now);
+        self.heard(now);
+        let mut accused = false;
+        for claim in message.claims {
+            accused |= self.hear(now, claim, Via::Datagram);
+        }
+        self.recognise(now, sender, from);
+        match message.probe {
+            Probe::Ping { number, target } if target == self.me.node => {
+                let mut news = self.held_against(sender);
+                if accused {
+                    news.push(self.me.clone());
+                }
+                self.send(from, Some(sender), Probe::Ack { number }, news);
+                return;
+            }
+            Probe::Ping { .. } | Probe::Gossip => {}
+            Probe::Ack { number } => {
+                self.take_ack(sender, number);
+                let against = self.held_against(sender);
+                if !against.is_empty() {
+                    self.tell(from, sender, against);
+                }
+            }
+            Probe::PingRequest { number, target, address } => {
+                self.relay_ping(now, (sender, from), number, (target, address));
+            }
+            Probe::Nack { number } => self.take_nack(now, sender, number),
+        }
+        if accused && self.leaving.is_none() {
+            self.tell(from, sender, vec![self.me.clone()]);
+        }
+    }
+
+    /// The claims of the other side of a push-pull exchange, whoever opened it.
+    pub fn synced(&mut self, now: Now, claims: Vec<Claim>) {
+        self.wake(now);
+        let said = claims.iter().filter(|claim| claim.state != MemberState::Unknown);
+        let (own, others): (Vec<&Claim>, Vec<&Claim>) = said.partition(|claim| claim.node == self.me.node);
+        if others.is_empty() {
+            return;
+        }
+        let newcomer = self.timers.as_ref().and_then(|timers| timers.newcomer_until).is_none_or(|until| now < until);
+        let knows_more = own.len() + others.len() > self.members.len() + 1;
+        let via = if newcomer && knows_more { Via::FirstSync } else { Via::Sync };
+        self.heard(now);
+        let known = self.members.len();
+        for claim in claims {
+            self.hear(now, claim, via);
+        }
+        if self.members.len() > known {
+            self.sync_again(now);
+        }
+    }
+
+    /// A stream probe (see [`Output::StreamProbe`]) has ended.
+    pub fn stream_probe_result(&mut self, now: Now, target: NodeId, number: u64, alive: bool) {
+        self.wake(now);
+        self.take_stream_result(now, target, number, alive);
+    }
+
+    /// An exchange failed. Seeds have their own backoff; for the rest another member is tried soon.
+    pub fn sync_failed(&mut self, now: Now, address: SocketAddr) {
+        self.wake(now);
+        if self.members.is_alive_at(address)
+            && let Some(timers) = &mut self.timers
+        {
+            timers.sync_at = timers.sync_at.min(now + GREETING_PAUSE);
+        }
+    }
+
+    /// Says goodbye. [`Output::LeaveDone`] follows.
+    pub fn leave(&mut self, now: Now) {
+        self.wake(now);
+        if self.leaving.is_some() {
+            return;
+        }
+        self.leaving = Some(now + LEAVE_MAX);
+        self.me.state = MemberState::Left;
+        self.prober.void();
+        self.suspicions.clear();
+        self.spread(now, self.me.clone());
+        if self.members.count(MemberState::Alive) + self.members.count(MemberState::Suspect) == 0 {
+            self.finish_leaving();
+        }
+    }
+
+    /// Does whatever is due.
+    pub fn tick(&mut self, now: Now) {
+        self.wake(now);
+        if self.timers.as_ref().is_some_and(|timers| timers.pulse_at <= now) {
+            self.pulse(now);
+        }
+        if self.leaving.is_none() {
+            self.expire_probes(now);
+            if self.timers.as_ref().is_some_and(|timers| timers.probe_at <= now) {
+                self.probe_next(now);
+                let next = now + self.health.stretch(self.config.probe_interval);
+                self.with_timers(|timers| timers.probe_at = next);
+            }
+            self.bury_overdue(now);
+        }
+        if self.timers.as_ref().and_then(|timers| timers.gossip_at).is_some_and(|at| at <= now) {
+            self.gossip(now);
+        }
+        let over = self.leaving.is_some_and(|until| until <= now || !self.queue.waits_about(self.me.node));
+        if over {
+            self.finish_leaving();
+        }
+    }
+
+    /// When [`Swim::tick`] is to be called next; at once before the first.
+    pub fn next_timeout(&self) -> Option<Now> {
+        let Some(timers) = &self.timers else { return Some(Now::ZERO) };
+        if self.left {
+            return None;
+        }
+        let probing = [Some(timers.probe_at), self.prober.next_deadline()];
+        let probing = probing.into_iter().flatten().filter(|_| self.leaving.is_none());
+        let burial = self.suspicions.values().map(Suspicion::deadline).min().filter(|_| !self.contact.is_frozen());
+        let always = [Some(timers.pulse_at), timers.gossip_at, self.leaving, burial];
+        always.into_iter().flatten().chain(probing).min()
+    }
+
+    /// The next thing to do; nothing once all is done.
+    pub fn poll_output(&mut self) -> Option<Output> {
+        self.outputs.pop_front()
+    }
+
+    /// All that is held, of this host too: for push-pull exchanges and for the store.
+    pub fn snapshot(&self) -> Vec<Claim> {
+        self.members().cloned().collect()
+    }
+
+    /// What is held of a host, this one included.
+    pub fn member(&self, node: NodeId) -> Option<&Claim> {
+        if node == self.me.node {
+            return Some(&self.me);
+        }
+        self.members.get(node).map(|member| &member.claim)
+    }
+
+    /// This host, then the others by id.
+    pub fn members(&self) -> impl Iterator<Item = &Claim> {
+        std::iter::once(&self.me).chain(self.members.iter().map(|member| &member.claim))
+    }
+
+    /// The other hosts that are alive or suspected, with their addresses: partners for gossip.
+    pub fn alive(&self) -> impl Iterator<Item = (NodeId, SocketAddr)> {
+        let claims = self.members.iter().map(|member| &member.claim);
+        let there = claims.filter(|claim| matches!(claim.state, MemberState::Alive | MemberState::Suspect));
+        there.map(|claim| (claim.node, claim.address))
+    }
+
+    /// This host's incarnation.
+    pub fn incarnation(&self) -> u64 {
+        self.me.incarnation
+    }
+
+    /// The size of the fleet, this host included.
+    fn hosts(&self) -> usize {
+        self.members.usable() + 1
+    }
+
+    fn with_timers(&mut self, set: impl FnOnce(&mut Timers)) {
+        if let Some(timers) = &mut self.timers {
+            set(timers);
+        }
+    }
+
+    /// Every input starts here: the first sets the timers, and one that comes long after the pulse was due is a stall.
+    fn wake(&mut self, now: Now) {
+        let Some(timers) = &mut self.timers else { return self.start(now) };
+        let late = now.saturating_sub(timers.pulse_at);
+        if late > self.config.stall_after {
+            timers.pulse_at = now;
+            timers.probe_at = timers.probe_at.max(now);
+            self.resume_after_stall(now, late);
+        }
+    }
+
+    fn start(&mut self, now: Now) {
+        // Hosts that start together must not probe together.
+        let phase = |rng: &mut ChaCha8Rng, interval: Duration| now + interval.mul_f64(rng.random_range(0.0..1.0));
+        self.timers = Some(Timers {
+            pulse_at: now,
+            probe_at: phase(&mut self.rng, self.config.probe_interval),
+            gossiped_at: None,
+            gossip_at: None,
+            sync_at: phase(&mut self.rng, self.config.sync_interval),
+            extra_syncs: 0,
+            reconnect_at: phase(&mut self.rng, self.config.reconnect_interval),
+            greet_at: now,
+            sweep_at: phase(&mut self.rng, SWEEP_INTERVAL),
+            newcomer_until: None,
+        });
+        self.contact.listen_from(now);
+        self.spread(now, self.me.clone());
+    }
+
+    /// Queues a claim for gossip, and makes sure that a round comes.
+    fn spread(&mut self, now: Now, claim: Claim) {
+        self.queue.push(claim);
+        let interval = self.config.gossip_interval;
+        self.with_timers(|timers| {
+            let earliest = timers.gossiped_at.map_or(now, |at| at + interval);
+            timers.gossip_at.get_or_insert(earliest.max(now + GOSSIP_COALESCE));
+        });
+    }
+
+    /// Sends claims at once, to one host, asking nothing.
+    fn tell(&mut self, to: SocketAddr, node: NodeId, claims: Vec<Claim>) {
+        self.send(to, Some(node), Probe::Gossip, claims);
+    }
+
+    /// Sends a datagram: `claims` first, then as much news as fits.
+    fn send(&mut self, to: SocketAddr, node: Option<NodeId>, probe: Probe, mut claims: Vec<Claim>) {
+        let sends_max = self.config.retransmissions(self.hosts());
+        self.queue.fill(&mut claims, self.config.claims_bytes_max, sends_max);
+        self.outputs.push_back(Output::Send { to, node, message: SwimMessage { probe, claims } });
+    }
+
+    fn finish_leaving(&mut self) {
+        if !self.left {
+            self.left = true;
+            self.outputs.push_back(Output::LeaveDone);
+        }
+    }
+}

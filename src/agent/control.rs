@@ -1,0 +1,206 @@
+//! The control loop: one task that hands every event to the owner, keeps its timers, and listens to the operator's
+//! signals. systemd's watchdog is fed from here, so that it notices an owner that hangs.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use sd_notify::NotifyState;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::{Instant, sleep_until};
+use tracing::{error, info, warn};
+
+use super::owner::Owner;
+use super::renewal::Renewal;
+use super::threads::Checks;
+use super::{AgentError, system};
+use crate::config::Config;
+use crate::{api, gossip, health, proxy};
+
+/// Events taken before timers and publication get their turn.
+const BATCH_MAX: usize = 256;
+/// A goodbye that nobody hears is given up after this long.
+const LEAVE_TIMEOUT: Duration = Duration::from_secs(2);
+/// Names of seeds are looked up again, because hosts move.
+const SEED_LOOKUP_INTERVAL: Duration = Duration::from_secs(60);
+const STATUS_INTERVAL: Duration = Duration::from_secs(5);
+
+/// Where events come from.
+pub(super) struct Inlets {
+    pub gossip: mpsc::Receiver<gossip::Event>,
+    pub proxy: mpsc::Receiver<proxy::Event>,
+    pub health: mpsc::Receiver<health::Event>,
+    pub api: mpsc::Receiver<api::Command>,
+}
+
+pub(super) struct Control {
+    owner: Owner,
+    config: Config,
+    inlets: Inlets,
+    renewal: Renewal,
+    checks: Checks,
+    terminate: Signal,
+    interrupt: Signal,
+    hangup: Signal,
+    resolved: mpsc::Receiver<Vec<SocketAddr>>,
+    seeds: mpsc::Sender<Vec<SocketAddr>>,
+    lookup_at: Instant,
+    status_at: Instant,
+    leaving: Option<Leaving>,
+}
+
+struct Leaving {
+    until: Instant,
+    reply: Option<oneshot::Sender<()>>,
+}
+
+impl Control {
+    pub(super) fn new(
+        owner: Owner,
+        config: Config,
+        inlets: Inlets,
+        renewal: Renewal,
+        checks: Checks,
+    ) -> Result<Control, AgentError> {
+        let listen = |kind| signal(kind).map_err(system("a signal handler"));
+        let (seeds, resolved) = mpsc::channel(1);
+        Ok(Control {
+            owner,
+            config,
+            inlets,
+            renewal,
+            checks,
+            terminate: listen(SignalKind::terminate())?,
+            interrupt: listen(SignalKind::interrupt())?,
+            hangup: listen(SignalKind::hangup())?,
+            resolved,
+            seeds,
+            lookup_at: Instant::now(),
+            status_at: Instant::now(),
+            leaving: None,
+        })
+    }
+
+    /// Runs until the host has left.
+    pub(super) async fn run(mut self) {
+        notify(&[NotifyState::Ready, NotifyState::Status(&self.owner.summary())]);
+        while !self.is_over() {
+            self.owner.turn();
+            self.keep_seeds();
+            self.keep_status();
+            self.next_event().await;
+        }
+        if let Some(reply) = self.leaving.take().and_then(|leaving| leaving.reply) {
+            // Who asked may have hung up; the host has left all the same.
+            let _ = reply.send(());
+        }
+        self.owner.turn();
+        self.owner.close();
+    }
+
+    fn is_over(&self) -> bool {
+        self.leaving.as_ref().is_some_and(|leaving| self.owner.has_left() || leaving.until <= Instant::now())
+    }
+
+    async fn next_event(&mut self) {
+        let leave_until = self.leaving.as_ref().map(|leaving| leaving.until);
+        let next = [Some(self.owner.next_turn()), Some(self.status_at), Some(self.lookup_at), leave_until];
+        let next = next.into_iter().flatten().min().unwrap_or_else(Instant::now);
+        tokio::select! {
+            Some(event) = self.inlets.gossip.recv() => {
+                self.owner.on_gossip(event);
+                for _ in 0..BATCH_MAX {
+                    let Ok(event) = self.inlets.gossip.try_recv() else { break };
+                    self.owner.on_gossip(event);
+                }
+            }
+            Some(event) = self.inlets.health.recv() => self.owner.on_health(&event),
+            Some(event) = self.inlets.proxy.recv() => self.owner.on_proxy(event),
+            Some(api::Command::Leave { reply }) = self.inlets.api.recv() => self.leave(Some(reply)),
+            Some(seeds) = self.resolved.recv() => self.owner.set_seeds(seeds),
+            Some(renewed) = self.renewal.next() => {
+                if let Err(error) = self.owner.renew(renewed) {
+                    error!(%error, "the renewed certificate could not be published");
+                }
+            }
+            _ = self.terminate.recv() => self.leave(None),
+            _ = self.interrupt.recv() => self.leave(None),
+            _ = self.hangup.recv() => self.reload(),
+            () = sleep_until(next) => {}
+        }
+    }
+
+    fn leave(&mut self, reply: Option<oneshot::Sender<()>>) {
+        if self.leaving.is_some() {
+            return;
+        }
+        info!("leaving the cluster");
+        notify(&[NotifyState::Stopping, NotifyState::Status("leaving the cluster")]);
+        self.owner.leave();
+        self.leaving = Some(Leaving { until: Instant::now() + LEAVE_TIMEOUT, reply });
+    }
+
+    /// Takes over what has changed in the files; a mistake in any of them leaves everything as it was.
+    fn reload(&mut self) {
+        let mut config = match Config::load(&self.config.path) {
+            Ok(config) => config,
+            Err(errors) => {
+                error!("the configuration was not reloaded, nothing has changed:\n{errors}");
+                return;
+            }
+        };
+        config.data_dir.clone_from(&self.config.data_dir);
+        let difference = Config::reload_difference(&self.config, &config);
+        if !difference.restart.is_empty() {
+            warn!(keys = difference.restart.join(", "), "these keys have changed and take effect at the next start");
+        }
+        let applied = self
+            .owner
+            .replace_services(config.services.clone())
+            .and_then(|changed| self.owner.set_place(&config.node.zone, &config.node.meta).map(|()| changed));
+        match applied {
+            Ok(changed) => info!(services = config.services.len(), changed, "configuration reloaded"),
+            Err(error) => {
+                return error!(%error, "the configuration was not fully reloaded; correct it and reload again");
+            }
+        }
+        self.checks.replace(&config.services);
+        self.lookup_at = Instant::now();
+        self.config = config;
+    }
+
+    /// Looks seeds up in a task of its own: a resolver may take seconds.
+    fn keep_seeds(&mut self) {
+        if self.lookup_at > Instant::now() {
+            return;
+        }
+        self.lookup_at = Instant::now() + SEED_LOOKUP_INTERVAL;
+        if self.config.cluster.seeds.is_empty() {
+            return self.owner.set_seeds(Vec::new());
+        }
+        let (names, found) = (self.config.cluster.seeds.clone(), self.seeds.clone());
+        tokio::spawn(async move {
+            let mut addresses = Vec::new();
+            for name in names {
+                match tokio::net::lookup_host(&name).await {
+                    Ok(some) => addresses.extend(some),
+                    Err(error) => warn!(seed = name, %error, "a seed's name does not resolve; it is looked up again"),
+                }
+            }
+            // Fails only while the agent stops.
+            let _ = found.send(addresses).await;
+        });
+    }
+
+    fn keep_status(&mut self) {
+        if self.status_at <= Instant::now() {
+            self.status_at = Instant::now() + STATUS_INTERVAL;
+            notify(&[NotifyState::Watchdog, NotifyState::Status(&self.owner.summary())]);
+        }
+    }
+}
+
+fn notify(states: &[NotifyState<'_>]) {
+    // Outside systemd there is nobody to tell.
+    let _ = sd_notify::notify(states);
+}

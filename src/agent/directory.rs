@@ -1,0 +1,207 @@
+//! The published view: membership and catalog, put together into one [`Directory`]. Reads the owner's caches, changes
+//! nothing but the VIP table, and decides in one place who is shown, which host's word wins, and what is derived.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::net::Ipv4Addr;
+use std::sync::Arc;
+
+use tracing::warn;
+
+use super::vips::Vips;
+use crate::model::{
+    Directory, Freshness, Instance, MemberState, Node, NodeFacts, NodeId, Service, ServiceName, Tag, VipTarget,
+};
+
+/// What membership says of a host.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Membership {
+    pub state: MemberState,
+    pub incarnation: u64,
+}
+
+/// What the view is made from.
+pub(super) struct Sources<'a> {
+    pub local: NodeId,
+    pub index: u64,
+    pub freshness: Freshness,
+    pub facts: &'a HashMap<NodeId, Arc<NodeFacts>>,
+    pub members: &'a HashMap<NodeId, Membership>,
+    pub unreachable: &'a HashSet<NodeId>,
+    pub instances: &'a BTreeMap<(NodeId, String), Arc<Instance>>,
+}
+
+/// An instance and its host.
+type Placed = (Arc<Node>, Arc<Instance>);
+
+/// Builds the view.
+pub(super) fn build(sources: &Sources<'_>, vips: &mut Vips) -> Directory {
+    let nodes = nodes(sources);
+    let mut by_service: BTreeMap<&ServiceName, Vec<Placed>> = BTreeMap::new();
+    // Ordered by node id: the first instance of a service is the one whose word wins.
+    for ((origin, _), instance) in sources.instances {
+        if let Some(node) = nodes.get(origin) {
+            by_service.entry(&instance.service).or_default().push((node.clone(), instance.clone()));
+        }
+    }
+    let mut directory = Directory {
+        local: sources.local,
+        index: sources.index,
+        freshness: sources.freshness,
+        nodes,
+        services: BTreeMap::new(),
+        vips: HashMap::new(),
+    };
+    for (name, instances) in by_service {
+        if let Some(service) = service(name, instances, vips, &mut directory.vips) {
+            directory.services.insert(name.clone(), Arc::new(service));
+        }
+    }
+    directory
+}
+
+fn nodes(sources: &Sources<'_>) -> HashMap<NodeId, Arc<Node>> {
+    let mut nodes: HashMap<NodeId, Arc<Node>> = HashMap::new();
+    for (id, facts) in sources.facts {
+        let unknown = Membership { state: MemberState::Unknown, incarnation: 0 };
+        let own = Membership { state: MemberState::Alive, incarnation: 0 };
+        let default = if *id == sources.local { own } else { unknown };
+        let Membership { state, incarnation } = sources.members.get(id).copied().unwrap_or(default);
+        let mesh_reachable = !sources.unreachable.contains(id);
+        let node = Node { id: *id, facts: NodeFacts::clone(facts), state, mesh_reachable, incarnation };
+        nodes.insert(*id, Arc::new(node));
+    }
+    drop_ghosts(&mut nodes);
+    nodes
+}
+
+/// A reimaged host comes back under its name with a new id; the old one is a ghost once it has failed or left.
+fn drop_ghosts(nodes: &mut HashMap<NodeId, Arc<Node>>) {
+    let usable: HashSet<_> =
+        nodes.values().filter(|node| node.state.is_usable()).map(|node| node.facts.name.clone()).collect();
+    nodes.retain(|_, node| node.state.is_usable() || !usable.contains(&node.facts.name));
+}
+
+fn service(
+    name: &ServiceName,
+    instances: Vec<Placed>,
+    vips: &mut Vips,
+    targets: &mut HashMap<Ipv4Addr, VipTarget>,
+) -> Option<Service> {
+    let (_, first) = instances.first()?;
+    let (vip_port, protocol) = (first.vip_port(), first.protocol);
+    let disputed = instances.iter().any(|(_, other)| other.vip_port() != vip_port || other.protocol != protocol);
+    let Some(vip) = vips.of(name, None) else {
+        warn!(service = %name, "no address is left in proxy.vip_range; widen it");
+        return None;
+    };
+    targets.insert(vip, Vips::target(name, None));
+    let tags: BTreeSet<&Tag> =
+        instances.iter().flat_map(|(_, instance)| &instance.tags).filter(|tag| tag.is_label()).collect();
+    let mut tag_vips = BTreeMap::new();
+    for tag in tags {
+        if let Some(address) = vips.of(name, Some(tag)) {
+            targets.insert(address, Vips::target(name, Some(tag)));
+            tag_vips.insert(tag.clone(), address);
+        }
+    }
+    Some(Service { name: name.clone(), vip, vip_port, disputed, protocol, tag_vips, instances })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::{NodeName, Protocol, ServiceId};
+
+    fn facts(name: &str) -> Arc<NodeFacts> {
+        Arc::new(NodeFacts {
+            name: NodeName::parse(name).unwrap(),
+            address: Ipv4Addr::LOCALHOST.into(),
+            mesh: (Ipv4Addr::LOCALHOST, 7947).into(),
+            gossip: (Ipv4Addr::LOCALHOST, 7946).into(),
+            zone: String::new(),
+            meta: BTreeMap::new(),
+            version: "0".into(),
+            certificates: Vec::new(),
+        })
+    }
+
+    fn instance(service: &str, vip_port: u16, tags: &[&str]) -> Arc<Instance> {
+        Arc::new(Instance {
+            id: ServiceId::parse(service).unwrap(),
+            service: ServiceName::parse(service).unwrap(),
+            address: None,
+            port: 8080,
+            protocol: Protocol::Tcp,
+            vip_port: Some(vip_port),
+            tags: tags.iter().map(|tag| Tag::parse(tag).unwrap()).collect(),
+            meta: BTreeMap::new(),
+            checks: Vec::new(),
+        })
+    }
+
+    struct World {
+        facts: HashMap<NodeId, Arc<NodeFacts>>,
+        members: HashMap<NodeId, Membership>,
+        instances: BTreeMap<(NodeId, String), Arc<Instance>>,
+    }
+
+    impl World {
+        fn build(&self) -> Directory {
+            let sources = Sources {
+                local: NodeId([1; 16]),
+                index: 1,
+                freshness: Freshness::Live,
+                facts: &self.facts,
+                members: &self.members,
+                unreachable: &HashSet::new(),
+                instances: &self.instances,
+            };
+            build(&sources, &mut Vips::new("127.64.0.0/10".parse().unwrap(), BTreeMap::new()))
+        }
+    }
+
+    #[test]
+    fn the_lowest_node_ids_port_wins_and_the_dispute_is_shown() {
+        let (low, high) = (NodeId([1; 16]), NodeId([2; 16]));
+        let world = World {
+            facts: HashMap::from([(low, facts("a")), (high, facts("b"))]),
+            members: HashMap::new(),
+            instances: BTreeMap::from([
+                ((high, "web".into()), instance("web", 81, &[])),
+                ((low, "web".into()), instance("web", 80, &[])),
+            ]),
+        };
+        let directory = world.build();
+        let web = &directory.services["web"];
+        assert_eq!((web.vip_port, web.disputed, web.instances.len()), (80, true, 2));
+    }
+
+    #[test]
+    fn a_label_tag_has_an_address_of_its_own_and_free_text_has_none() {
+        let node = NodeId([1; 16]);
+        let world = World {
+            facts: HashMap::from([(node, facts("a"))]),
+            members: HashMap::new(),
+            instances: BTreeMap::from([((node, "pg".into()), instance("pg", 5432, &["primary", "a=b"]))]),
+        };
+        let directory = world.build();
+        let pg = &directory.services["pg"];
+        assert_eq!(pg.tag_vips.len(), 1);
+        let (service, tag) = directory.behind(pg.tag_vips[&Tag::parse("primary").unwrap()]).unwrap();
+        assert_eq!((service.name.as_str(), tag.map(Tag::as_str)), ("pg", Some("primary")));
+    }
+
+    #[test]
+    fn a_reimaged_host_replaces_its_ghost() {
+        let (ghost, new) = (NodeId([3; 16]), NodeId([1; 16]));
+        let failed = Membership { state: MemberState::Failed, incarnation: 4 };
+        let world = World {
+            facts: HashMap::from([(ghost, facts("web-01")), (new, facts("web-01"))]),
+            members: HashMap::from([(ghost, failed)]),
+            instances: BTreeMap::from([((ghost, "web".into()), instance("web", 80, &[]))]),
+        };
+        let directory = world.build();
+        assert_eq!(directory.nodes.keys().collect::<Vec<_>>(), [&new]);
+        assert!(directory.services.is_empty());
+    }
+}

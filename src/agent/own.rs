@@ -1,0 +1,80 @@
+//! This host's own log: what it says of itself and of its services, each record signed and numbered. Pure but for the
+//! key it is given.
+
+use bytes::Bytes;
+
+use crate::identity::RecordKey;
+use crate::model::{Header, Instance, NodeFacts, NodeId, Record, RecordError, RecordKind, Version};
+use crate::wire::body;
+
+/// Why a record of this host could not be made.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum OwnError {
+    #[error("{what} does not fit a record: {error}; shorten its metadata or tags")]
+    Record { what: String, error: RecordError },
+    #[error("{what} cannot be encoded: {error}; shorten its metadata or tags")]
+    Body { what: String, error: String },
+}
+
+/// The log's head.
+pub(super) struct OwnLog {
+    origin: NodeId,
+    version: Version,
+}
+
+impl OwnLog {
+    /// A log that begins with this start of the host.
+    pub(super) fn new(origin: NodeId, epoch: u64) -> OwnLog {
+        OwnLog { origin, version: Version { epoch, sequence: 0 } }
+    }
+
+    /// The version of the newest record.
+    pub(super) fn version(&self) -> Version {
+        self.version
+    }
+
+    pub(super) fn node(&mut self, key: &RecordKey, facts: &NodeFacts) -> Result<Record, OwnError> {
+        let what = || format!("node {}", facts.name);
+        let body =
+            body::encode_node(facts).map_err(|error| OwnError::Body { what: what(), error: error.to_string() })?;
+        self.sign(key, RecordKind::NODE, body::NODE_FORMAT, Bytes::new(), Some(&body), what)
+    }
+
+    pub(super) fn service(&mut self, key: &RecordKey, instance: &Instance) -> Result<Record, OwnError> {
+        let what = || format!("service {}", instance.id);
+        let body = body::encode_instance(instance)
+            .map_err(|error| OwnError::Body { what: what(), error: error.to_string() })?;
+        let id = Bytes::copy_from_slice(instance.id.as_str().as_bytes());
+        self.sign(key, RecordKind::SERVICE, body::INSTANCE_FORMAT, id, Some(&body), what)
+    }
+
+    /// The tombstone of a service.
+    pub(super) fn withdrawn(&mut self, key: &RecordKey, service_id: &str) -> Result<Record, OwnError> {
+        let id = Bytes::copy_from_slice(service_id.as_bytes());
+        let what = || format!("service {service_id}");
+        self.sign(key, RecordKind::SERVICE, body::INSTANCE_FORMAT, id, None, what)
+    }
+
+    /// Voids everything of this host below `floor`.
+    pub(super) fn floor(&mut self, key: &RecordKey, floor: Version) -> Result<Record, OwnError> {
+        let body = Record::floor_body(floor);
+        self.sign(key, RecordKind::FLOOR, 1, Bytes::new(), Some(&body), || "the floor".into())
+    }
+
+    fn sign(
+        &mut self,
+        record_key: &RecordKey,
+        kind: RecordKind,
+        format: u16,
+        key: Bytes,
+        body: Option<&[u8]>,
+        what: impl Fn() -> String,
+    ) -> Result<Record, OwnError> {
+        let version = Version { sequence: self.version.sequence + 1, ..self.version };
+        let header = Header { origin: self.origin, version, kind, format, tombstone: body.is_none(), key };
+        let record = Record::sign(&header, body.unwrap_or_default(), |bytes| record_key.sign(bytes))
+            .map_err(|error| OwnError::Record { what: what(), error })?;
+        self.version = version;
+        Ok(record)
+    }
+}

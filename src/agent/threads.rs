@@ -1,0 +1,172 @@
+//! The threads beside the control loop and the data plane: one for the DNS shim, one for the API, the checks and
+//! enrolment. Each has a runtime of its own, so that none waits for another.
+
+use std::future::Future;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+
+use arc_swap::ArcSwap;
+use tokio::runtime::Runtime;
+use tokio::sync::{mpsc, watch};
+
+use super::{AgentError, EVENT_QUEUE, enroll, metrics, system};
+use crate::config::{CheckDefinition, Config, ServiceDefinition, Upstreams};
+use crate::identity::{Identity, TlsContexts};
+use crate::model::{Directory, ServiceId};
+use crate::proxy::{EnrollConnection, VipAsked};
+use crate::{api, dns, health};
+
+/// Commands of the API that wait for the owner.
+const API_QUEUE: usize = 64;
+
+/// A thread that runs one future to its end.
+pub(super) struct Thread(JoinHandle<()>);
+
+impl Thread {
+    pub(super) fn join(self) {
+        if self.0.join().is_err() {
+            tracing::warn!("a thread of the agent had panicked; see above");
+        }
+    }
+}
+
+fn runtime() -> Result<Runtime, AgentError> {
+    tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(system("a runtime"))
+}
+
+fn spawn(name: &str, runtime: Runtime, work: impl Future<Output = ()> + Send + 'static) -> Result<Thread, AgentError> {
+    let thread = std::thread::Builder::new().name(name.to_owned());
+    thread.spawn(move || runtime.block_on(work)).map(Thread).map_err(system("a thread"))
+}
+
+/// Binds the DNS shim and serves it on a thread of its own.
+pub(super) async fn start_dns(
+    config: &Config,
+    directory: Arc<ArcSwap<Directory>>,
+    vip_asked: mpsc::Sender<VipAsked>,
+    shutdown: watch::Receiver<bool>,
+    sources: &mut metrics::Sources,
+) -> Result<Thread, AgentError> {
+    let settings = dns::Settings {
+        listen: config.dns.listen.clone(),
+        domain: config.dns.domain.clone(),
+        consul_alias: config.dns.consul_alias,
+        upstreams: match &config.dns.upstreams {
+            Upstreams::System => dns::Upstreams::System,
+            Upstreams::List(servers) => dns::Upstreams::List(servers.clone()),
+        },
+    };
+    let runtime = runtime()?;
+    // Sockets belong to the runtime that they are made in.
+    let entered = runtime.handle().clone();
+    let bound = in_runtime(&entered, dns::bind(settings)).await?;
+    sources.dns = Some(bound.counters());
+    spawn("weft-dns", runtime, bound.run(directory, Some(vip_asked), shutdown))
+}
+
+/// Runs a future on another runtime's drivers, but on this thread.
+async fn in_runtime<T>(handle: &tokio::runtime::Handle, future: impl Future<Output = T>) -> T {
+    let mut future = std::pin::pin!(future);
+    std::future::poll_fn(|cx| {
+        let _entered = handle.enter();
+        future.as_mut().poll(cx)
+    })
+    .await
+}
+
+/// Replaces the set of running checks.
+#[derive(Clone)]
+pub(super) struct Checks(watch::Sender<Vec<(ServiceId, CheckDefinition)>>);
+
+impl Checks {
+    pub(super) fn replace(&self, services: &[ServiceDefinition]) {
+        self.0.send_replace(checks_of(services));
+    }
+}
+
+fn checks_of(services: &[ServiceDefinition]) -> Vec<(ServiceId, CheckDefinition)> {
+    let of = |service: &ServiceDefinition| {
+        let id = service.instance.id.clone();
+        service.checks.clone().into_iter().map(move |check| (id.clone(), check)).collect::<Vec<_>>()
+    };
+    services.iter().flat_map(of).collect()
+}
+
+/// What the services thread is made of.
+pub(super) struct Services<'a> {
+    pub config: &'a Config,
+    pub directory: Arc<ArcSwap<Directory>>,
+    pub identity: Arc<Identity>,
+    pub tls: TlsContexts,
+    pub enrolling: mpsc::Receiver<EnrollConnection>,
+    pub shutdown: watch::Receiver<bool>,
+}
+
+/// What comes out of it.
+pub(super) struct ServiceEvents {
+    pub health: mpsc::Receiver<health::Event>,
+    pub api: mpsc::Receiver<api::Command>,
+}
+
+/// The running services thread.
+pub(super) struct RunningServices {
+    thread: Thread,
+    pub checks: Checks,
+}
+
+impl RunningServices {
+    pub(super) fn join(self) {
+        self.thread.join();
+    }
+}
+
+impl Services<'_> {
+    /// Binds the API and starts the thread.
+    pub(super) async fn start(
+        self,
+        mut sources: metrics::Sources,
+    ) -> Result<(RunningServices, ServiceEvents), AgentError> {
+        let Services { config, directory, identity, tls, enrolling, shutdown } = self;
+        let settings = api::Settings {
+            listen: config.api.listen,
+            socket: config.api.socket.clone(),
+            cluster: identity.cluster.clone(),
+            node: identity.name.clone(),
+            domain: config.dns.domain.clone(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            limits: api::Limits::default(),
+        };
+        let runtime = runtime()?;
+        let handle = runtime.handle().clone();
+        let bound = in_runtime(&handle, api::bind(settings)).await?;
+        sources.api = Some(bound.counters());
+        let (health_sender, health_events) = mpsc::channel(EVENT_QUEUE);
+        let (api_sender, api_commands) = mpsc::channel(API_QUEUE);
+        let (check_sender, mut checks) = watch::channel(checks_of(&config.services));
+        let node = identity.node.as_bytes();
+        let seed = u64::from_be_bytes([node[0], node[1], node[2], node[3], node[4], node[5], node[6], node[7]]);
+        let mut runner = health::Runner::new(health::Settings { seed, ..health::Settings::default() }, health_sender);
+        let verdicts = runner.verdicts();
+        let output: api::CheckOutput = Arc::new(move |_, check| verdicts.get(check).map(|latest| latest.output));
+        let bound = bound.with_check_output(output);
+        let render: api::Metrics = Arc::new(move |text| sources.render(text));
+        let data_dir = config.data_dir.clone();
+        let work = async move {
+            let enrolments = tokio::spawn(enroll::serve(enrolling, tls, data_dir));
+            let running = tokio::spawn(async move {
+                loop {
+                    runner.replace(checks.borrow_and_update().clone());
+                    if checks.changed().await.is_err() {
+                        return;
+                    }
+                }
+            });
+            bound.run(directory, render, api_sender, shutdown).await;
+            enrolments.abort();
+            running.abort();
+        };
+        let thread = spawn("weft-services", runtime, work)?;
+        let running = RunningServices { thread, checks: Checks(check_sender) };
+        Ok((running, ServiceEvents { health: health_events, api: api_commands }))
+    }
+}

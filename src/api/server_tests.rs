@@ -1,0 +1,230 @@
+//! The API over real sockets: what gets in, what does not, and that bad clients cost nothing but themselves.
+
+use std::os::unix::net::UnixStream as BlockingUnixStream;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpStream, UnixStream};
+use tokio::task::JoinHandle;
+
+use super::*;
+use crate::api::{Limits, specimen};
+
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// An API on a port of its own.
+struct Agent {
+    address: SocketAddr,
+    directory: Arc<ArcSwap<Directory>>,
+    counters: Arc<Counters>,
+    commands: mpsc::Receiver<Command>,
+    stop: watch::Sender<bool>,
+    running: JoinHandle<()>,
+}
+
+async fn agent_with(limits: Limits, socket: Option<PathBuf>) -> Agent {
+    let bound = bind(Settings { limits, socket, ..specimen::settings() }).await.unwrap();
+    let (address, counters) = (bound.local_addr(), bound.counters());
+    let directory = Arc::new(ArcSwap::from_pointee(specimen::directory()));
+    let (sender, commands) = mpsc::channel(1);
+    let (stop, stopped) = watch::channel(false);
+    let metrics: Metrics = Arc::new(|text: &mut String| text.push_str("weft_up 1\n# EOF\n"));
+    let running = tokio::spawn(bound.run(directory.clone(), metrics, sender, stopped));
+    Agent { address, directory, counters, commands, stop, running }
+}
+
+async fn agent() -> Agent {
+    agent_with(Limits::default(), None).await
+}
+
+impl Agent {
+    /// Sends bytes, and reads until the other side closes or is silent.
+    async fn send(&self, bytes: &[u8]) -> String {
+        exchange(TcpStream::connect(self.address).await.unwrap(), bytes).await
+    }
+
+    async fn get(&self, path: &str) -> String {
+        self.send(format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").as_bytes()).await
+    }
+}
+
+async fn exchange(mut stream: impl AsyncRead + AsyncWrite + Unpin, bytes: &[u8]) -> String {
+    // The server may close before it has taken everything.
+    let _ = stream.write_all(bytes).await;
+    let mut answer = Vec::new();
+    let read = tokio::time::timeout(PATIENCE, stream.read_to_end(&mut answer)).await;
+    read.expect("the server closes").ok();
+    String::from_utf8_lossy(&answer).into_owned()
+}
+
+fn count(counter: &AtomicU64) -> u64 {
+    counter.load(Ordering::Relaxed)
+}
+
+#[tokio::test]
+async fn an_answer_carries_consuls_headers_and_its_freshness() {
+    let agent = agent().await;
+    let answer = agent.get("/v1/catalog/services").await;
+    assert!(answer.starts_with("HTTP/1.1 200 OK\r\n"), "{answer}");
+    let headers = [
+        "x-consul-index: 42",
+        "x-consul-knownleader: true",
+        "x-consul-lastcontact: 0",
+        "content-type: application/json",
+    ];
+    for header in headers {
+        assert!(answer.contains(header), "{header}: {answer}");
+    }
+    assert!(answer.contains("x-weft-freshness: live"), "{answer}");
+    agent.directory.store(Arc::new(Directory::empty(specimen::directory().local)));
+    let stale = agent.get("/v1/nothing").await;
+    assert!(stale.contains(" 404 ") && stale.contains("x-weft-freshness: stale"), "{stale}");
+    assert!(stale.contains("x-consul-index: 1\r\n"), "never 0: {stale}");
+}
+
+#[tokio::test]
+async fn metrics_are_rendered_when_asked_for() {
+    let answer = agent().await.get("/metrics").await;
+    assert!(answer.contains("application/openmetrics-text") && answer.ends_with("weft_up 1\n# EOF\n"), "{answer}");
+}
+
+#[tokio::test]
+async fn foreign_hosts_and_origins_are_refused_and_counted() {
+    let agent = agent().await;
+    let rebound = agent.send(b"GET /v1/agent/self HTTP/1.1\r\nHost: evil.example\r\nConnection: close\r\n\r\n").await;
+    assert!(rebound.starts_with("HTTP/1.1 403 ") && rebound.contains("x-weft-freshness"), "{rebound}");
+    assert!(!rebound.contains("web-01"), "{rebound}");
+    let page =
+        b"PUT /v1/agent/leave HTTP/1.1\r\nHost: localhost\r\nOrigin: http://evil.example\r\nConnection: close\r\n\r\n";
+    assert!(agent.send(page).await.starts_with("HTTP/1.1 403 "));
+    assert_eq!(count(&agent.counters.requests_refused), 2);
+}
+
+#[tokio::test]
+async fn garbage_is_answered_by_400_or_nothing_and_the_next_client_is_served() {
+    let agent = agent().await;
+    for garbage in [&b"\x16\x03\x01\x02\x00\x01\x00"[..], b"\0\0\0\0\r\n\r\n", b"GET\r\n\r\n", &[0xff; 4096]] {
+        let answer = agent.send(garbage).await;
+        assert!(answer.is_empty() || answer.starts_with("HTTP/1.1 400 "), "{answer}");
+    }
+    assert_eq!(count(&agent.counters.malformed), 4);
+    assert!(agent.get("/v1/status/leader").await.contains(" 200 OK"));
+}
+
+#[tokio::test]
+async fn a_head_beyond_the_limit_is_refused() {
+    let agent = agent().await;
+    let head = format!("GET / HTTP/1.1\r\nHost: localhost\r\nX-Long: {}\r\n\r\n", "x".repeat(2 * HEAD_BYTES_MAX));
+    assert!(agent.send(head.as_bytes()).await.starts_with("HTTP/1.1 431 "));
+    let many = format!("GET / HTTP/1.1\r\nHost: localhost\r\n{}\r\n", "A: b\r\n".repeat(200));
+    assert!(agent.send(many.as_bytes()).await.starts_with("HTTP/1.1 431 "));
+    assert_eq!(count(&agent.counters.malformed), 2);
+}
+
+#[tokio::test]
+async fn a_head_that_comes_too_slowly_is_cut_off() {
+    let limits = Limits { head_timeout: Duration::from_millis(100), ..Limits::default() };
+    let agent = agent_with(limits, None).await;
+    let answer = agent.send(b"GET /v1/agent/self HTTP/1.1\r\nHost: local").await;
+    assert!(!answer.contains("200 OK"), "{answer}");
+    assert_eq!(count(&agent.counters.timed_out), 1);
+}
+
+#[tokio::test]
+async fn a_client_that_takes_nothing_of_a_large_answer_is_cut_off() {
+    let limits = Limits { write_timeout: Duration::from_millis(100), ..Limits::default() };
+    let bound = bind(Settings { limits, ..specimen::settings() }).await.unwrap();
+    let (address, counters) = (bound.local_addr(), bound.counters());
+    let large: Metrics = Arc::new(|text: &mut String| *text = "x".repeat(32 * 1024 * 1024));
+    let (_stop, stopped) = watch::channel(false);
+    let directory = Arc::new(ArcSwap::from_pointee(specimen::directory()));
+    tokio::spawn(bound.run(directory, large, mpsc::channel(1).0, stopped));
+    let mut idler = TcpStream::connect(address).await.unwrap();
+    idler.write_all(b"GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n").await.unwrap();
+    let cut = async {
+        while count(&counters.timed_out) == 0 {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, cut).await.unwrap();
+}
+
+#[tokio::test]
+async fn connections_beyond_the_limit_are_closed_and_a_freed_place_is_used_again() {
+    let agent = agent_with(Limits { connections_max: 1, ..Limits::default() }, None).await;
+    let mut first = TcpStream::connect(agent.address).await.unwrap();
+    first.write_all(b"GET /v1/status/leader HTTP/1.1\r\nHost: localhost\r\n\r\n").await.unwrap();
+    first.read_u8().await.unwrap();
+    assert_eq!(agent.get("/v1/status/leader").await, "");
+    assert_eq!(count(&agent.counters.connections_refused), 1);
+    drop(first);
+    let served = async { while !agent.get("/v1/status/leader").await.contains(" 200 OK") {} };
+    tokio::time::timeout(PATIENCE, served).await.unwrap();
+}
+
+#[tokio::test]
+async fn the_unix_socket_serves_whatever_the_host_header_says() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("weft.sock");
+    let agent = agent_with(Limits::default(), Some(path.clone())).await;
+    let stream = UnixStream::connect(&path).await.unwrap();
+    let answer = exchange(stream, b"GET /v1/status/leader HTTP/1.1\r\nHost: weft\r\nConnection: close\r\n\r\n").await;
+    assert!(answer.contains(" 200 OK"), "{answer}");
+    agent.stop.send(true).unwrap();
+    agent.running.await.unwrap();
+    assert!(BlockingUnixStream::connect(&path).is_err() && !path.exists());
+}
+
+#[tokio::test]
+async fn leaving_is_asked_of_the_agent_and_answered_when_it_is_done() {
+    let mut agent = agent().await;
+    let leaving = async {
+        let Some(Command::Leave { reply }) = agent.commands.recv().await else { panic!("no command") };
+        reply.send(()).unwrap();
+    };
+    let address = agent.address;
+    let client = async move {
+        let stream = TcpStream::connect(address).await.unwrap();
+        exchange(stream, b"PUT /v1/agent/leave HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").await
+    };
+    let (answer, ()) = tokio::join!(client, leaving);
+    assert!(answer.contains(" 200 OK") && answer.contains(r#"{"left":true}"#), "{answer}");
+}
+
+#[tokio::test]
+async fn a_blocking_query_is_answered_when_the_index_moves() {
+    let agent = agent().await;
+    let mut stream = TcpStream::connect(agent.address).await.unwrap();
+    let request =
+        b"GET /v1/catalog/services?index=42&wait=60s HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
+    stream.write_all(request).await.unwrap();
+    let early = tokio::time::timeout(Duration::from_millis(300), stream.read_u8()).await;
+    assert!(early.is_err(), "nothing has changed yet");
+    agent.directory.store(Arc::new(Directory { index: 43, ..specimen::directory() }));
+    let answer = exchange(stream, b"").await;
+    assert!(answer.contains("x-consul-index: 43"), "{answer}");
+}
+
+#[tokio::test]
+async fn shutdown_ends_waiting_queries_and_idle_connections() {
+    let agent = agent().await;
+    let _idle = TcpStream::connect(agent.address).await.unwrap();
+    let mut waiting = TcpStream::connect(agent.address).await.unwrap();
+    waiting.write_all(b"GET /v1/catalog/nodes?index=42 HTTP/1.1\r\nHost: localhost\r\n\r\n").await.unwrap();
+    while count(&agent.counters.requests) == 0 {
+        tokio::task::yield_now().await;
+    }
+    agent.stop.send(true).unwrap();
+    let answer = exchange(waiting, b"").await;
+    assert!(answer.contains(" 200 OK"), "{answer}");
+    tokio::time::timeout(PATIENCE, agent.running).await.expect("the server ends").unwrap();
+    assert!(TcpStream::connect(agent.address).await.is_err());
+}
+
+#[tokio::test]
+async fn a_port_in_use_is_an_error_that_says_what_to_do() {
+    let agent = agent().await;
+    let error = bind(Settings { listen: agent.address, ..specimen::settings() }).await.err().unwrap().to_string();
+    assert!(error.contains(&agent.address.to_string()) && error.contains("[api] listen"), "{error}");
+}

@@ -1,0 +1,288 @@
+//! Pulls: what this host asks others for, from whom, and what it answers when asked.
+//!
+//! At most one pull runs per peer and per origin, a few in all; what else is wanted waits, bounded, and is judged again
+//! when its turn comes. A pull that brings nothing is not repeated for the same offer until a growing time has passed:
+//! otherwise a record that this host must refuse would be carried over and over.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::digest::bucket_of;
+use super::{Catalog, Output};
+use crate::model::{NodeId, Now, OriginSummary, Record, RecordKind, Version, Want};
+
+/// Pulls at once. Each is a stream of up to a mebibyte a chunk.
+const PULLS_MAX: usize = 4;
+/// Wants in one pull: about 40 kB of request.
+const WANTS_PER_PULL_MAX: usize = 1_024;
+/// Offers that wait for their pull; what is over is found again by the next digest.
+const PENDING_MAX: usize = 16_384;
+/// A pull whose end was never reported does not block its peer and origins for longer.
+const PULL_TIME_MAX: Now = Now::from_secs(120);
+/// After a repair the next digest follows in this part of its interval. It ends with the last difference found.
+const HURRY_PART: u32 = 8;
+/// After a failed pull a peer is left alone for this long: a digest interval.
+const FAILED_PAUSE: Now = Now::from_secs(5);
+/// The first pause after a pull that brought nothing, and the longest.
+const FRUITLESS_PAUSE_MIN: Now = Now::from_secs(15);
+const FRUITLESS_PAUSE_MAX: Now = Now::from_secs(120);
+/// Fruitless offers remembered.
+const FRUITLESS_MAX: usize = 4_096;
+
+/// A peer's offer that this host has use for.
+#[derive(Debug, Clone, Copy)]
+struct Offer {
+    peer: NodeId,
+    summary: OriginSummary,
+    /// True if it came as an announcement, to be passed on once the records are here.
+    announced: bool,
+}
+
+#[derive(Debug)]
+struct Pulling {
+    offer: Offer,
+    after: Version,
+    /// The origin's count of changes when the pull began.
+    changes: u64,
+}
+
+#[derive(Debug)]
+struct Pull {
+    since: Now,
+    origins: Vec<Pulling>,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Fruitless {
+    until: Now,
+    pause: Now,
+}
+
+/// See the module's text.
+#[derive(Debug, Default)]
+pub(super) struct Repair {
+    pending: BTreeMap<NodeId, Offer>,
+    running: BTreeMap<NodeId, Pull>,
+    /// By origin and the offer's hash: another offer may well help.
+    fruitless: BTreeMap<(NodeId, u64), Fruitless>,
+    paused: BTreeMap<NodeId, Now>,
+}
+
+impl Repair {
+    /// When the oldest pull is given up.
+    pub(super) fn due(&self) -> Option<Now> {
+        self.running.values().map(|pull| pull.since + PULL_TIME_MAX).min()
+    }
+
+    pub(super) fn forget(&mut self, origin: NodeId) {
+        self.pending.remove(&origin);
+    }
+
+    fn is_running(&self, origin: NodeId) -> bool {
+        self.running.values().flat_map(|pull| &pull.origins).any(|pulling| pulling.offer.summary.origin == origin)
+    }
+
+    fn note_fruitless(&mut self, now: Now, summary: &OriginSummary) {
+        let key = (summary.origin, summary.hash);
+        let pause = self.fruitless.get(&key).map_or(FRUITLESS_PAUSE_MIN, |before| before.pause * 2);
+        let pause = pause.min(FRUITLESS_PAUSE_MAX);
+        if self.fruitless.len() >= FRUITLESS_MAX {
+            self.fruitless.pop_first();
+        }
+        self.fruitless.insert(key, Fruitless { until: now + pause, pause });
+    }
+}
+
+impl Catalog {
+    /// Judges a peer's summary of one origin: confirms what it proves, notes what it offers.
+    pub(super) fn consider(&mut self, from: NodeId, summary: OriginSummary, announced: bool) {
+        self.confirm_by(&summary);
+        if self.want(&summary).is_none() {
+            return;
+        }
+        let pending = &mut self.repair.pending;
+        let before = pending.get(&summary.origin).copied();
+        let is_better = before.is_none_or(|before| summary.newest >= before.summary.newest);
+        if is_better && (before.is_some() || pending.len() < PENDING_MAX) {
+            let announced = announced || before.is_some_and(|before| before.announced);
+            pending.insert(summary.origin, Offer { peer: from, summary, announced });
+        }
+    }
+
+    /// Equal hashes: the peer holds just what we hold, the records from our store included.
+    fn confirm_by(&mut self, summary: &OriginSummary) {
+        let agreements = self.buckets[bucket_of(summary.origin)].agreements;
+        let Some(origin) = self.origins.get_mut(&summary.origin) else { return };
+        if origin.unconfirmed() > 0 && origin.hash_all() == summary.hash {
+            self.change(summary.origin, super::origin::Origin::confirm_all);
+        } else if origin.hash_offered() == summary.hash {
+            origin.set_agreed(agreements, summary.newest);
+        }
+    }
+
+    /// From where on to pull an origin of which a peer holds `summary`; `None` if there is nothing to be had.
+    fn want(&self, summary: &OriginSummary) -> Option<Version> {
+        if self.is_forgotten(summary.origin, summary.newest) {
+            return None;
+        }
+        let fruitless = self.repair.fruitless.get(&(summary.origin, summary.hash));
+        if fruitless.is_some_and(|fruitless| self.now < fruitless.until) {
+            return None;
+        }
+        let Some(origin) = self.origins.get(&summary.origin) else {
+            return (self.origins.len() < self.config.origins_max).then_some(Version::ZERO);
+        };
+        let behind = origin.newest_offered().is_some_and(|ours| ours > summary.newest);
+        if origin.hash_offered() == summary.hash || behind {
+            return None;
+        }
+        let agreed = origin.agreed(self.buckets[bucket_of(summary.origin)].agreements);
+        if agreed > Version::ZERO {
+            Some(agreed)
+        } else if summary.newest > origin.newest() {
+            Some(origin.newest())
+        } else {
+            Some(Version::ZERO)
+        }
+    }
+
+    /// Starts as many of the waiting pulls as may run.
+    pub(super) fn start_pulls(&mut self, now: Now) {
+        let mut skipped = BTreeSet::new();
+        while self.repair.running.len() < PULLS_MAX {
+            let repair = &self.repair;
+            let is_free = |peer: &NodeId| {
+                !skipped.contains(peer)
+                    && !repair.running.contains_key(peer)
+                    && repair.paused.get(peer).is_none_or(|until| now >= *until)
+            };
+            let Some(peer) = repair.pending.values().map(|offer| offer.peer).find(is_free) else { return };
+            skipped.insert(peer);
+            self.start_pull(now, peer);
+        }
+    }
+
+    fn start_pull(&mut self, now: Now, peer: NodeId) {
+        let repair = &self.repair;
+        let offers = repair.pending.values().filter(|offer| offer.peer == peer);
+        let free = offers.filter(|offer| !repair.is_running(offer.summary.origin));
+        let chosen: Vec<Offer> = free.take(WANTS_PER_PULL_MAX).copied().collect();
+        let mut origins = Vec::with_capacity(chosen.len());
+        for offer in chosen {
+            self.repair.pending.remove(&offer.summary.origin);
+            if let Some(after) = self.want(&offer.summary) {
+                let changes = self.origins.get(&offer.summary.origin).map_or(0, |origin| origin.changes());
+                origins.push(Pulling { offer, after, changes });
+            }
+        }
+        if origins.is_empty() {
+            return;
+        }
+        let wants = origins.iter().map(|pulling| Want { origin: pulling.offer.summary.origin, after: pulling.after });
+        let wants = wants.collect();
+        self.repair.running.insert(peer, Pull { since: now, origins });
+        self.counters.pulls_started += 1;
+        self.outputs.push_back(Output::Pull { from: peer, wants });
+    }
+
+    /// A pull is over and its records are merged.
+    pub(super) fn pull_done(&mut self, now: Now, from: NodeId) {
+        let Some(pull) = self.repair.running.remove(&from) else { return };
+        let mut repaired = false;
+        for pulling in pull.origins {
+            let changed = self.judge(now, &pulling);
+            if changed && pulling.offer.announced {
+                self.broadcast.announce(pulling.offer.summary.origin);
+            }
+            repaired |= changed && !pulling.offer.announced;
+        }
+        let more = self.repair.pending.values().any(|offer| offer.peer == from);
+        if repaired {
+            // Where one difference was there are more, and others who have not met theirs.
+            self.digest_next = self.digest_next.min(now + self.config.digest_interval / HURRY_PART);
+        }
+        if repaired && !more {
+            // Whether all is equal now: it confirms what came from the store, and shows what no datagram had room for.
+            self.send_digest(now, from);
+        }
+        self.start_pulls(now);
+    }
+
+    /// Draws the conclusions from one origin's pull; true if it changed anything.
+    fn judge(&mut self, now: Now, pulling: &Pulling) -> bool {
+        let Pulling { offer, after, changes } = pulling;
+        let summary = &offer.summary;
+        self.confirm_by(summary);
+        let agreements = self.buckets[bucket_of(summary.origin)].agreements;
+        let (mut changed, mut equal, mut newest) = (false, false, Version::ZERO);
+        if let Some(origin) = self.origins.get_mut(&summary.origin) {
+            changed = origin.changes() != *changes;
+            equal = origin.hash_offered() == summary.hash;
+            newest = origin.newest();
+            if !equal && newest <= summary.newest {
+                origin.set_agreed(agreements, Version::ZERO);
+            }
+        }
+        if *after == Version::ZERO {
+            if !changed {
+                self.repair.note_fruitless(now, summary);
+            }
+        } else if !equal && newest <= summary.newest {
+            // Something older is missing as well: the whole origin, then.
+            self.repair.pending.entry(summary.origin).or_insert(*offer);
+        }
+        changed
+    }
+
+    pub(super) fn pull_lost(&mut self, now: Now, from: NodeId) {
+        if self.repair.running.remove(&from).is_some() {
+            self.counters.pulls_failed += 1;
+            self.repair.paused.insert(from, now + FAILED_PAUSE);
+            self.repair.pending.retain(|_, offer| offer.peer != from);
+        }
+        self.start_pulls(now);
+    }
+
+    /// Gives up pulls that never ended and forgets pauses that have.
+    pub(super) fn tick_pulls(&mut self, now: Now) {
+        let is_lost = |pull: &Pull| now >= pull.since + PULL_TIME_MAX;
+        let lost: Vec<NodeId> =
+            self.repair.running.iter().filter(|(_, pull)| is_lost(pull)).map(|(peer, _)| *peer).collect();
+        lost.into_iter().for_each(|peer| self.pull_lost(now, peer));
+        self.repair.paused.retain(|_, until| now < *until);
+        // Kept for another pause after its end, so that a repetition doubles it.
+        self.repair.fruitless.retain(|_, fruitless| now < fruitless.until + fruitless.pause);
+        self.start_pulls(now);
+    }
+
+    /// One chunk for a peer that pulls, and the wants that are left. Of an origin the node record goes first (it
+    /// admits the others), the others follow in the order of its log.
+    pub(super) fn chunk(&self, wants: &[Want], bytes_max: usize) -> (Vec<Record>, Vec<Want>) {
+        let mut records = Vec::new();
+        let mut bytes = 0;
+        for (index, want) in wants.iter().enumerate() {
+            let Some(origin) = self.origins.get(&want.origin) else { continue };
+            // One record at most, whatever a host writes under other keys of the kind.
+            let is_node = |record: &&Record| record.header().kind == RecordKind::NODE && record.header().key.is_empty();
+            let others = origin.offered_after(want.after).filter(|record| !is_node(record));
+            let nodes = origin.offered_after(want.after).filter(is_node);
+            let mut after = want.after;
+            // A chunk's first want gets at least one record beside the node record, so that each chunk makes progress.
+            let mut may_exceed = records.is_empty();
+            for record in nodes.chain(others) {
+                let cost = record.encoded().len() + super::config::RECORD_OVERHEAD_BYTES;
+                if bytes + cost > bytes_max && !may_exceed {
+                    let mut left = vec![Want { origin: want.origin, after }];
+                    left.extend_from_slice(&wants[index + 1..]);
+                    return (records, left);
+                }
+                bytes += cost;
+                if !is_node(&record) {
+                    after = record.version();
+                    may_exceed = false;
+                }
+                records.push(record.clone());
+            }
+        }
+        (records, Vec::new())
+    }
+}

@@ -1,0 +1,133 @@
+//! `weft members`: the hosts that this host knows, and whether calls reach them.
+
+use serde::{Deserialize, Serialize};
+
+use super::client::Client;
+use super::output::{CliError, Globals, Table, print, print_json, warn_if_stale};
+use crate::model::MemberState;
+
+/// List the hosts of the cluster as this host sees them
+///
+/// STATE is what gossip says: alive, suspect, failed, left, or unknown (known from this host's store and not heard of
+/// since its agent started). MESH is whether the host's mesh port answers this host: a host that is alive but
+/// `unreachable` gets no calls from here.
+#[derive(Debug, Clone, clap::Args)]
+#[command(after_help = "\
+Examples:
+  weft members
+  weft members --state failed
+  weft members --json | jq -r '.members[] | select(.mesh == \"unreachable\") | .name'")]
+pub(super) struct Args {
+    /// Show only hosts in this state; may be given several times
+    #[arg(long, value_name = "STATE", value_parser = ["unknown", "alive", "suspect", "failed", "left"])]
+    state: Vec<String>,
+}
+
+/// A member as `/v1/agent/members` tells it: Consul's keys, of which few are needed, and Weft's.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct Told {
+    name: String,
+    addr: std::net::IpAddr,
+    port: u16,
+    weft: ToldByWeft,
+}
+
+#[derive(Debug, Deserialize)]
+struct ToldByWeft {
+    id: String,
+    state: MemberState,
+    zone: String,
+    mesh_reachable: bool,
+    version: String,
+    local: bool,
+}
+
+#[derive(Debug, Serialize)]
+struct Listing {
+    freshness: &'static str,
+    members: Vec<Member>,
+}
+
+#[derive(Debug, Serialize)]
+struct Member {
+    name: String,
+    address: String,
+    state: MemberState,
+    mesh: &'static str,
+    zone: String,
+    version: String,
+    id: String,
+    local: bool,
+}
+
+impl From<Told> for Member {
+    fn from(told: Told) -> Member {
+        let mesh = match (told.weft.state.is_usable(), told.weft.mesh_reachable) {
+            (false, _) => "",
+            (true, true) => "ok",
+            (true, false) => "unreachable",
+        };
+        Member {
+            name: told.name,
+            address: std::net::SocketAddr::new(told.addr, told.port).to_string(),
+            state: told.weft.state,
+            mesh,
+            zone: told.weft.zone,
+            version: told.weft.version,
+            id: told.weft.id,
+            local: told.weft.local,
+        }
+    }
+}
+
+fn table(members: &[Member]) -> Table {
+    let mut table = Table::new(&["NAME", "ADDRESS", "STATE", "MESH", "ZONE", "VERSION", "ID"]);
+    for member in members {
+        let state = member.state.as_str();
+        table.row([&*member.name, &member.address, state, member.mesh, &member.zone, &member.version, &member.id]);
+    }
+    table
+}
+
+/// Runs the verb.
+pub(super) fn run(args: Args, globals: &Globals) -> Result<(), CliError> {
+    let Args { state } = args;
+    let told = Client::connect(globals.api.clone())?.get_json::<Vec<Told>>("/v1/agent/members")?;
+    let (freshness, stale) = (told.freshness(), told.stale);
+    let shown = told.value.into_iter().map(Member::from);
+    let members: Vec<Member> =
+        shown.filter(|member| state.is_empty() || state.iter().any(|state| state == member.state.as_str())).collect();
+    if globals.json {
+        return print_json(&Listing { freshness, members });
+    }
+    warn_if_stale(stale);
+    print(&table(&members))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn told(state: MemberState, mesh_reachable: bool) -> Member {
+        let id = "01".repeat(16);
+        let weft =
+            ToldByWeft { id, state, zone: "eu-1a".into(), mesh_reachable, version: "0.1.0".into(), local: false };
+        Told { name: "web-01".into(), addr: "10.0.0.1".parse().unwrap(), port: 7946, weft }.into()
+    }
+
+    #[test]
+    fn a_host_that_is_alive_but_does_not_answer_on_its_mesh_port_is_shown_as_unreachable() {
+        let table = table(&[told(MemberState::Alive, true), told(MemberState::Alive, false)]).to_string();
+        let rows: Vec<Vec<&str>> = table.lines().map(|line| line.split_whitespace().collect()).collect();
+        assert_eq!(rows[0], ["NAME", "ADDRESS", "STATE", "MESH", "ZONE", "VERSION", "ID"]);
+        assert_eq!(rows[1][..4], ["web-01", "10.0.0.1:7946", "alive", "ok"]);
+        assert_eq!(rows[2][3], "unreachable");
+    }
+
+    #[test]
+    fn of_a_host_that_is_gone_nothing_is_said_about_its_mesh_port() {
+        assert_eq!(told(MemberState::Failed, false).mesh, "");
+        assert_eq!(told(MemberState::Left, true).mesh, "");
+    }
+}

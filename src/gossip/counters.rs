@@ -1,0 +1,96 @@
+//! What the driver counts. The sockets' tasks add; metrics and tests read.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use crate::wire::seal::OpenError;
+
+/// A number that only grows.
+#[derive(Debug, Default)]
+pub struct Counter(AtomicU64);
+
+impl Counter {
+    /// The count so far.
+    pub fn get(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn add(&self, count: usize) {
+        self.0.fetch_add(u64::try_from(count).unwrap_or(0), Ordering::Relaxed);
+    }
+
+    pub(super) fn increment(&self) {
+        self.add(1);
+    }
+}
+
+macro_rules! counters {
+    ($($(#[$doc:meta])* $name:ident,)*) => {
+        /// Everything the driver counts.
+        #[derive(Debug, Default)]
+        pub struct Counters {
+            $($(#[$doc])* pub $name: Counter,)*
+        }
+
+        impl Counters {
+            /// Every counter with its name, for metrics.
+            pub fn each(&self) -> impl Iterator<Item = (&'static str, u64)> {
+                [$((stringify!($name), self.$name.get()),)*].into_iter()
+            }
+        }
+    };
+}
+
+counters! {
+    /// Datagrams received, authentic or not.
+    packets_in,
+    /// Datagrams sent.
+    packets_out,
+    /// Bytes of datagrams received.
+    bytes_in,
+    /// Bytes of datagrams sent.
+    bytes_out,
+    /// Datagrams that were none of Weft's, or whose message could not be read.
+    rejected_malformed,
+    /// Datagrams over the limit of 1,200 bytes.
+    rejected_oversize,
+    /// Datagrams made without the gossip key, for another cluster, or damaged.
+    rejected_unauthenticated,
+    /// Datagrams that came before, or too late to tell.
+    rejected_replayed,
+    /// Datagrams from before their sender's last known start.
+    rejected_old_epoch,
+    /// Datagrams that name this host as their sender: reflected, or another host has this host's identity.
+    rejected_own_id,
+    /// Authentic datagrams thrown away because the owner was behind.
+    packets_dropped,
+    /// Datagrams that could not be sent: too large, or refused by the system.
+    packets_unsent,
+    /// Streams accepted from other hosts, handshake done.
+    streams_in,
+    /// Streams opened to other hosts, handshake done.
+    streams_out,
+    /// Connections closed without service: too many at once, or the handshake did not prove a node of this cluster.
+    streams_refused,
+    /// Streams that ended before their answer was through.
+    stream_errors,
+    /// Bytes of messages received over streams, before encryption.
+    stream_bytes_in,
+    /// Bytes of messages sent over streams, before encryption.
+    stream_bytes_out,
+    /// Commands refused because too many streams were waiting.
+    calls_refused,
+}
+
+impl Counters {
+    pub(super) fn rejected(&self, error: OpenError) {
+        let counter = match error {
+            OpenError::Malformed => &self.rejected_malformed,
+            OpenError::Oversize(_) => &self.rejected_oversize,
+            OpenError::Unauthenticated => &self.rejected_unauthenticated,
+            OpenError::Replayed => &self.rejected_replayed,
+            OpenError::OldEpoch => &self.rejected_old_epoch,
+            OpenError::OwnId => &self.rejected_own_id,
+        };
+        counter.increment();
+    }
+}

@@ -1,0 +1,204 @@
+//! The tasks behind the gossip port: one receives datagrams, one accepts streams, one carries out the owner's commands.
+//!
+//! Packets come in and leave as events; commands come in and leave as packets or as calls (`call`). The receive task owns
+//! the opener, the command loop the sealer: no state is shared but counters.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use rustls::pki_types::ServerName;
+use tokio::net::{TcpStream, UdpSocket};
+use tokio::sync::mpsc::error::TrySendError;
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinSet;
+use tokio_rustls::{TlsAcceptor, TlsConnector, TlsStream};
+use tracing::{debug, error, trace};
+
+use super::call::Calls;
+use super::message::{Channel, StreamError};
+use super::socket::{Sockets, canonical, sendable};
+use super::{Command, Counters, Deadlines, Event, GossipError, Identify, Settings, serve};
+use crate::model::NodeId;
+use crate::wire::packet::{DATAGRAM_BYTES_MAX, Datagram};
+use crate::wire::seal::{Opener, Sealer};
+
+/// Larger than any packet, so that what is too large is seen to be.
+const RECEIVE_BYTES: usize = DATAGRAM_BYTES_MAX + 1;
+/// Pause after a failed receive, which the next one would most likely share.
+const RECEIVE_PAUSE: Duration = Duration::from_millis(10);
+
+/// What the tasks share: nothing of it changes but the counters.
+pub(super) struct Shared {
+    pub(super) local: NodeId,
+    pub(super) connector: TlsConnector,
+    pub(super) acceptor: TlsAcceptor,
+    pub(super) server_name: ServerName<'static>,
+    pub(super) deadlines: Deadlines,
+    pub(super) counters: Arc<Counters>,
+    pub(super) events: mpsc::Sender<Event>,
+    identify: Identify,
+}
+
+impl Shared {
+    /// The channel over a finished handshake.
+    pub(super) fn channel(&self, tls: TlsStream<TcpStream>) -> Result<Channel<'_>, StreamError> {
+        Channel::new(tls, self.identify, self.deadlines.message, &self.counters)
+    }
+}
+
+/// The port is taken; nothing is received yet.
+pub struct Bound {
+    settings: Settings,
+    sockets: Sockets,
+    counters: Arc<Counters>,
+}
+
+/// Takes the gossip port. Must be called within a tokio runtime.
+pub async fn bind(settings: Settings) -> Result<Bound, GossipError> {
+    let listen = settings.listen;
+    let sockets = Sockets::bind(listen).map_err(|error| GossipError::Bind { listen, error })?;
+    Ok(Bound { settings, sockets, counters: Arc::default() })
+}
+
+impl Bound {
+    /// Where it listens, with the port that the system chose if the setting had none.
+    pub fn local_addr(&self) -> SocketAddr {
+        canonical(self.sockets.address)
+    }
+
+    /// What is counted while it runs.
+    pub fn counters(&self) -> Arc<Counters> {
+        self.counters.clone()
+    }
+
+    /// Runs until `shutdown` is true (or its sender, or that of `commands`, is gone). Datagrams that were commanded before
+    /// are sent; streams under way are cut.
+    pub async fn run(
+        self,
+        events: mpsc::Sender<Event>,
+        mut commands: mpsc::Receiver<Command>,
+        mut shutdown: watch::Receiver<bool>,
+    ) {
+        let Bound { settings, sockets, counters } = self;
+        let opener = Opener::new(std::slice::from_ref(&settings.key), &settings.cluster, settings.local);
+        let sealer = Sealer::new(&settings.key, &settings.cluster, settings.local, settings.epoch);
+        let shared = Arc::new(Shared {
+            local: settings.local,
+            connector: TlsConnector::from(settings.client_tls),
+            acceptor: TlsAcceptor::from(settings.server_tls),
+            server_name: settings.server_name,
+            deadlines: settings.deadlines,
+            counters,
+            events,
+            identify: settings.identify,
+        });
+        let (address, udp) = (sockets.address, Arc::new(sockets.udp));
+        let mut listening = JoinSet::new();
+        listening.spawn(receive(udp.clone(), opener, shared.clone()));
+        listening.spawn(serve::accept(sockets.tcp, shared.clone()));
+        let mut calls = Calls::new(shared.clone());
+        let mut outbound = Outbound { udp, address, sealer, shared };
+        loop {
+            let command = tokio::select! {
+                _ = shutdown.wait_for(|stop| *stop) => break,
+                Some(ended) = listening.join_next() => {
+                    if let Err(error) = ended {
+                        error!(%error, "gossip stopped listening");
+                    }
+                    break;
+                }
+                command = commands.recv() => command,
+            };
+            match command {
+                Some(Command::Send { to, datagram }) => outbound.send(to, &datagram).await,
+                Some(call) => calls.start(call),
+                None => break,
+            }
+        }
+        while let Ok(command) = commands.try_recv() {
+            if let Command::Send { to, datagram } = command {
+                outbound.send(to, &datagram).await;
+            }
+        }
+        // The port is free again when this returns.
+        listening.shutdown().await;
+    }
+}
+
+struct Outbound {
+    udp: Arc<UdpSocket>,
+    address: SocketAddr,
+    sealer: Sealer,
+    shared: Arc<Shared>,
+}
+
+impl Outbound {
+    async fn send(&mut self, to: SocketAddr, datagram: &Datagram) {
+        let counters = &self.shared.counters;
+        let payload = match datagram.encode() {
+            Ok(payload) => payload,
+            Err(error) => {
+                error!(%error, "gossip datagram not sent");
+                return counters.packets_unsent.increment();
+            }
+        };
+        let packet = match self.sealer.seal(&payload) {
+            Ok(packet) => packet,
+            Err(error) => {
+                error!(%error, "gossip datagram not sent");
+                return counters.packets_unsent.increment();
+            }
+        };
+        match self.udp.send_to(&packet, sendable(self.address, to)).await {
+            Ok(sent) => {
+                counters.packets_out.increment();
+                counters.bytes_out.add(sent);
+            }
+            Err(error) => {
+                debug!(%to, %error, "gossip datagram not sent");
+                counters.packets_unsent.increment();
+            }
+        }
+    }
+}
+
+async fn receive(udp: Arc<UdpSocket>, mut opener: Opener, shared: Arc<Shared>) {
+    let counters = &shared.counters;
+    let mut buffer = [0; RECEIVE_BYTES];
+    loop {
+        let (length, from) = match udp.recv_from(&mut buffer).await {
+            Ok(received) => received,
+            Err(error) => {
+                debug!(%error, "gossip datagram not received");
+                tokio::time::sleep(RECEIVE_PAUSE).await;
+                continue;
+            }
+        };
+        counters.packets_in.increment();
+        counters.bytes_in.add(length);
+        let packet = buffer.get(..length).unwrap_or_default();
+        let (sender, payload) = match opener.open(packet) {
+            Ok(opened) => opened,
+            Err(error) => {
+                trace!(%from, %error, "gossip datagram rejected");
+                counters.rejected(error);
+                continue;
+            }
+        };
+        let event = match Datagram::decode(&payload) {
+            Ok(Datagram::Swim(message)) => Event::Swim { sender, from: canonical(from), message },
+            Ok(Datagram::Catalog(message)) => Event::Catalog { sender, message },
+            Err(error) => {
+                debug!(%from, %sender, %error, "gossip datagram not read");
+                counters.rejected_malformed.increment();
+                continue;
+            }
+        };
+        match shared.events.try_send(event) {
+            Ok(()) => {}
+            Err(TrySendError::Full(_)) => counters.packets_dropped.increment(),
+            Err(TrySendError::Closed(_)) => return,
+        }
+    }
+}

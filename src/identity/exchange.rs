@@ -1,0 +1,196 @@
+//! What a host and its issuer say to each other over ALPN `weft-enroll`: one request, one reply, each a length (4 bytes,
+//! big endian) and that much JSON, so that either side may be older than the other. `enroll` asks, `issue` answers.
+
+use std::fmt;
+use std::io;
+
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
+
+use crate::model::NodeName;
+
+/// A request holds a token, a name and a CSR: less than 2 KiB.
+pub(super) const REQUEST_BYTES_MAX: usize = 16 * 1024;
+/// A reply holds a chain, roots and a key: less than 8 KiB.
+pub(super) const REPLY_BYTES_MAX: usize = 64 * 1024;
+
+const BINDING_LABEL: &[u8] = b"EXPORTER-weft-enroll";
+const PROOF_CONTEXT: &[u8] = b"weft enroll 1\0";
+
+/// What a host asks for.
+#[derive(Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum Request {
+    /// A first certificate, against a join token.
+    Enroll(EnrollRequest),
+    /// A certificate like the one that the connection was opened with, for a new TLS key.
+    Renew(RenewRequest),
+}
+
+/// Asks for a first certificate.
+#[derive(Serialize, Deserialize)]
+pub(super) struct EnrollRequest {
+    /// Names the token.
+    pub(super) token_id: Blob,
+    /// Proves that the host has it.
+    pub(super) secret: Blob,
+    /// What the host is called.
+    pub(super) name: NodeName,
+    /// Certificate request, DER; only its key counts.
+    pub(super) csr: Blob,
+    /// The host's Ed25519 record key.
+    pub(super) record_key: Blob,
+    /// Its signature over [`proof_bytes`].
+    pub(super) proof: Blob,
+    /// The host's clock, seconds since 1970.
+    pub(super) time_unix_s: u64,
+}
+
+/// Asks for the next certificate.
+#[derive(Serialize, Deserialize)]
+pub(super) struct RenewRequest {
+    /// Certificate request, DER; only its key counts.
+    pub(super) csr: Blob,
+    /// The host's clock, seconds since 1970.
+    pub(super) time_unix_s: u64,
+}
+
+/// What the issuer says.
+#[derive(Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum Reply {
+    /// Welcome.
+    Enrolled {
+        /// DER, leaf first.
+        certificates: Vec<Blob>,
+        /// DER; the pinned one is among them.
+        roots: Vec<Blob>,
+        /// 32 bytes.
+        gossip_key: Blob,
+    },
+    /// Here is the next certificate.
+    Renewed {
+        /// DER, leaf first.
+        certificates: Vec<Blob>,
+    },
+    /// No.
+    Refused {
+        /// Why.
+        code: RefusalCode,
+        /// The issuer's clock, seconds since 1970.
+        time_unix_s: u64,
+    },
+}
+
+/// Why an issuer refuses.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RefusalCode {
+    /// The ledger does not have the token, or not with this secret.
+    UnknownToken,
+    /// The token's time is over.
+    ExpiredToken,
+    /// The token has been used as often as it may be.
+    UsedToken,
+    /// The token is for a host of another name.
+    OtherName,
+    /// The two hosts' clocks are too far apart for a certificate to be of use.
+    ClockOff,
+    /// A renewal without a certificate.
+    NoCertificate,
+    /// The request cannot be read, or its signatures do not hold.
+    Malformed,
+    /// The host keeps no CA.
+    NotIssuer,
+    /// The issuer failed; its log says why.
+    Failed,
+    /// A reason that this version does not know.
+    #[serde(other)]
+    Other,
+}
+
+impl fmt::Display for RefusalCode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            RefusalCode::UnknownToken => "it does not know this token; create one there with `weft token create`",
+            RefusalCode::ExpiredToken => {
+                "the token has expired; create a new one with `weft token create`, if need be with a longer --ttl"
+            }
+            RefusalCode::UsedToken => "the token has been used already; create a new one with `weft token create`",
+            RefusalCode::OtherName => {
+                "the token was made for a host of another name; set [node] name accordingly or create another token"
+            }
+            RefusalCode::ClockOff => "the clocks are too far apart; set them",
+            RefusalCode::NoCertificate => {
+                "renewal needs a certificate that is still valid; enrol again with `weft enroll --token`"
+            }
+            RefusalCode::Malformed => "it cannot read the request; compare both hosts' `weft --version`",
+            RefusalCode::NotIssuer => "it keeps no CA any more; create a token on a host that does",
+            RefusalCode::Failed => "it failed to issue a certificate; its log says why",
+            RefusalCode::Other => "its reason is not known to this version; its log tells, and so may an upgrade",
+        })
+    }
+}
+
+/// Bytes that travel as base64. Printed as their number: some are secrets.
+#[derive(Clone, PartialEq, Eq)]
+pub(super) struct Blob(pub(super) Vec<u8>);
+
+impl fmt::Debug for Blob {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} bytes", self.0.len())
+    }
+}
+
+impl Serialize for Blob {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&data_encoding::BASE64.encode(&self.0))
+    }
+}
+
+impl<'de> Deserialize<'de> for Blob {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        data_encoding::BASE64.decode(text.as_bytes()).map(Blob).map_err(serde::de::Error::custom)
+    }
+}
+
+/// What the record key signs to prove that the host holds it: bound to this connection, so that nobody can carry it
+/// to another, and to the certificate request.
+pub(super) fn proof_bytes(binding: &[u8; 32], csr: &[u8]) -> Vec<u8> {
+    [PROOF_CONTEXT, binding, csr].concat()
+}
+
+/// The bytes that only the two ends of this connection know (RFC 8446 §7.5).
+pub(super) fn channel_binding<Data>(connection: &rustls::ConnectionCommon<Data>) -> Result<[u8; 32], rustls::Error> {
+    connection.export_keying_material([0; 32], BINDING_LABEL, None)
+}
+
+/// Sends one message.
+pub(super) async fn write_message<T: Serialize>(
+    stream: &mut (impl AsyncWrite + Unpin),
+    message: &T,
+    bytes_max: usize,
+) -> io::Result<()> {
+    let json = serde_json::to_vec(message)?;
+    let length = u32::try_from(json.len()).ok().filter(|_| json.len() <= bytes_max);
+    let length = length.ok_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, "the message is too large"))?;
+    stream.write_all(&length.to_be_bytes()).await?;
+    stream.write_all(&json).await?;
+    stream.flush().await
+}
+
+/// Receives one message of at most `bytes_max`.
+pub(super) async fn read_message<T: DeserializeOwned>(
+    stream: &mut (impl AsyncRead + Unpin),
+    bytes_max: usize,
+) -> io::Result<T> {
+    let length = usize::try_from(stream.read_u32().await?).unwrap_or(usize::MAX);
+    if length > bytes_max {
+        return Err(io::Error::new(io::ErrorKind::InvalidData, "the message is too large"));
+    }
+    let mut json = vec![0; length];
+    stream.read_exact(&mut json).await?;
+    serde_json::from_slice(&json).map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))
+}

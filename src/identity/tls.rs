@@ -1,0 +1,253 @@
+//! TLS configurations between hosts: TLS 1.3, both sides certified, no resumption. And the choice on the mesh port, where
+//! enrolment is served beside mesh traffic.
+//!
+//! An [`Identity`] comes in; shared rustls configurations go out. A renewed certificate is put into the configurations
+//! that exist, so nobody who holds them has to be told. Nothing here listens or connects.
+
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use rustls::client::{ResolvesClientCert, Resumption, WebPkiServerVerifier};
+use rustls::crypto::CryptoProvider;
+use rustls::crypto::aws_lc_rs::{self, cipher_suite};
+use rustls::pki_types::{CertificateDer, ServerName};
+use rustls::server::danger::ClientCertVerifier;
+use rustls::server::{ClientHello, NoServerSessionStorage, ResolvesServerCert, WebPkiClientVerifier};
+use rustls::sign::CertifiedKey;
+use rustls::version::TLS13;
+use rustls::{ClientConfig, ServerConfig, SignatureScheme};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio_rustls::LazyConfigAcceptor;
+use tokio_rustls::server::TlsStream;
+
+use super::certificate::NODE_DNS_NAME;
+use super::{Identity, IdentityError, PeerError, PeerIdentity};
+
+/// A handshake is two round trips; whoever takes longer holds a socket for nothing.
+const HANDSHAKE_DEADLINE: Duration = Duration::from_secs(5);
+
+/// What is spoken inside TLS, agreed on in the handshake (RFC 7301).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Alpn {
+    /// Streams between agents on the gossip port.
+    Gossip,
+    /// Mesh traffic.
+    Mesh,
+    /// Enrolment and renewal.
+    Enroll,
+}
+
+impl Alpn {
+    /// The name on the wire.
+    pub fn as_bytes(self) -> &'static [u8] {
+        match self {
+            Alpn::Gossip => b"weft-gossip",
+            Alpn::Mesh => b"weft-mesh",
+            Alpn::Enroll => b"weft-enroll",
+        }
+    }
+}
+
+/// The TLS configurations of one identity. Clones share them, renewals included.
+#[derive(Debug, Clone)]
+pub struct TlsContexts {
+    /// Opens streams to other hosts' gossip port.
+    pub gossip_client: Arc<ClientConfig>,
+    /// Takes streams on the gossip port. A peer that asks for no protocol at all passes its handshake too, as rustls
+    /// has it; its certificate is what admits it.
+    pub gossip_server: Arc<ServerConfig>,
+    /// Opens connections to other hosts' mesh port.
+    pub mesh_client: Arc<ClientConfig>,
+    /// Takes mesh connections.
+    pub mesh_server: Arc<ServerConfig>,
+    /// Takes enrolments (no client certificate) and renewals (with one).
+    pub enroll_server: Arc<ServerConfig>,
+    /// Opens a renewal.
+    pub(super) renew_client: Arc<ClientConfig>,
+    /// The name to give to every `TlsConnector`: all node certificates carry it.
+    pub server_name: ServerName<'static>,
+    cluster: Arc<str>,
+    node_certificate: Arc<LiveCertificate>,
+    enroll_certificate: Arc<LiveCertificate>,
+}
+
+impl TlsContexts {
+    pub(super) fn new(identity: &Identity) -> Result<TlsContexts, IdentityError> {
+        let node_certificate = Arc::new(LiveCertificate::new(identity.certified.clone()));
+        let enroll_certificate = Arc::new(LiveCertificate::new(with_roots(identity)));
+        let members_only = client_verifier(identity, false)?;
+        let anybody = client_verifier(identity, true)?;
+        let server = |verifier: &Arc<dyn ClientCertVerifier>, certificate: &Arc<LiveCertificate>, alpn| {
+            server_config(verifier.clone(), certificate.clone(), alpn)
+        };
+        let verifier = WebPkiServerVerifier::builder_with_provider(identity.roots.clone(), crypto_provider()).build();
+        let verifier = verifier.map_err(|error| rustls::Error::General(error.to_string()))?;
+        let client = |alpn| client_config(verifier.clone(), node_certificate.clone(), alpn);
+        Ok(TlsContexts {
+            gossip_client: client(Alpn::Gossip)?,
+            gossip_server: server(&members_only, &node_certificate, Alpn::Gossip)?,
+            mesh_client: client(Alpn::Mesh)?,
+            mesh_server: server(&members_only, &node_certificate, Alpn::Mesh)?,
+            enroll_server: server(&anybody, &enroll_certificate, Alpn::Enroll)?,
+            renew_client: client(Alpn::Enroll)?,
+            server_name: node_server_name(),
+            cluster: identity.cluster.as_str().into(),
+            node_certificate,
+            enroll_certificate,
+        })
+    }
+
+    /// Presents a renewed certificate from the next handshake on. Roots do not change by renewal.
+    pub fn replace_certificate(&self, renewed: &Identity) {
+        self.node_certificate.current.store(renewed.certified.clone());
+        self.enroll_certificate.current.store(with_roots(renewed));
+    }
+
+    /// Who is on the other side of a finished handshake: pass what `peer_certificates()` returns.
+    pub fn peer(&self, certificates: Option<&[CertificateDer<'_>]>) -> Result<PeerIdentity, PeerError> {
+        PeerIdentity::from_certs(certificates)?.in_cluster(&self.cluster)
+    }
+}
+
+/// Chooses the configuration for a connection to the mesh port by what the client asks to speak. `None`: close it.
+pub fn server_config_for(tls: &TlsContexts, hello: &ClientHello<'_>) -> Option<(Alpn, Arc<ServerConfig>)> {
+    hello.alpn()?.find_map(|asked| match asked {
+        asked if asked == Alpn::Mesh.as_bytes() => Some((Alpn::Mesh, tls.mesh_server.clone())),
+        asked if asked == Alpn::Enroll.as_bytes() => Some((Alpn::Enroll, tls.enroll_server.clone())),
+        _ => None,
+    })
+}
+
+/// A connection to the mesh port after its handshake.
+#[derive(Debug)]
+pub enum Accepted<IO> {
+    /// Mesh traffic from a host of this cluster.
+    Mesh {
+        /// The connection.
+        stream: Box<TlsStream<IO>>,
+        /// Who opened it.
+        peer: Box<PeerIdentity>,
+    },
+    /// To be handed to `serve_enroll`.
+    Enroll(Box<TlsStream<IO>>),
+}
+
+/// Why a connection to the mesh port was closed.
+#[derive(Debug, thiserror::Error)]
+pub enum AcceptError {
+    /// Too slow.
+    #[error("the peer did not finish its TLS handshake within 5 s")]
+    Deadline,
+    /// Asks for nothing that is spoken here.
+    #[error("the peer asks for no protocol of Weft's; something else than an agent connects to the mesh port")]
+    Protocol,
+    /// The handshake failed.
+    #[error("TLS handshake failed: {0}")]
+    Handshake(#[from] io::Error),
+    /// The certificate is no node's of this cluster.
+    #[error(transparent)]
+    Peer(#[from] PeerError),
+}
+
+/// Does the handshake of a connection to the mesh port: mesh traffic needs a certificate, enrolment none.
+pub async fn accept_mesh<IO>(tls: &TlsContexts, io: IO) -> Result<Accepted<IO>, AcceptError>
+where
+    IO: AsyncRead + AsyncWrite + Unpin,
+{
+    let handshake = async {
+        let start = LazyConfigAcceptor::new(rustls::server::Acceptor::default(), io).await?;
+        let (alpn, config) = server_config_for(tls, &start.client_hello()).ok_or(AcceptError::Protocol)?;
+        Ok::<_, AcceptError>((alpn, Box::new(start.into_stream(config).await?)))
+    };
+    let (alpn, stream) =
+        tokio::time::timeout(HANDSHAKE_DEADLINE, handshake).await.map_err(|_| AcceptError::Deadline)??;
+    if alpn == Alpn::Enroll {
+        return Ok(Accepted::Enroll(stream));
+    }
+    let peer = Box::new(tls.peer(stream.get_ref().1.peer_certificates())?);
+    Ok(Accepted::Mesh { stream, peer })
+}
+
+/// The one crypto library. AES-128 before AES-256: it is as safe for what lasts minutes, and costs less per MiB.
+pub(super) fn crypto_provider() -> Arc<CryptoProvider> {
+    let cipher_suites = vec![
+        cipher_suite::TLS13_AES_128_GCM_SHA256,
+        cipher_suite::TLS13_AES_256_GCM_SHA384,
+        cipher_suite::TLS13_CHACHA20_POLY1305_SHA256,
+    ];
+    Arc::new(CryptoProvider { cipher_suites, ..aws_lc_rs::default_provider() })
+}
+
+/// The name that every node certificate carries.
+pub(super) fn node_server_name() -> ServerName<'static> {
+    ServerName::try_from(NODE_DNS_NAME).expect("a constant that is a DNS name")
+}
+
+fn client_verifier(identity: &Identity, optional: bool) -> Result<Arc<dyn ClientCertVerifier>, IdentityError> {
+    let builder = WebPkiClientVerifier::builder_with_provider(identity.roots.clone(), crypto_provider());
+    let builder = if optional { builder.allow_unauthenticated() } else { builder };
+    Ok(builder.build().map_err(|error| rustls::Error::General(error.to_string()))?)
+}
+
+fn server_config(
+    verifier: Arc<dyn ClientCertVerifier>,
+    certificate: Arc<LiveCertificate>,
+    alpn: Alpn,
+) -> Result<Arc<ServerConfig>, IdentityError> {
+    let builder = ServerConfig::builder_with_provider(crypto_provider()).with_protocol_versions(&[&TLS13])?;
+    let mut config = builder.with_client_cert_verifier(verifier).with_cert_resolver(certificate);
+    config.alpn_protocols = vec![alpn.as_bytes().to_vec()];
+    // A resumed session skips the verification of the client's certificate.
+    config.session_storage = Arc::new(NoServerSessionStorage {});
+    config.send_tls13_tickets = 0;
+    Ok(Arc::new(config))
+}
+
+fn client_config(
+    verifier: Arc<WebPkiServerVerifier>,
+    certificate: Arc<LiveCertificate>,
+    alpn: Alpn,
+) -> Result<Arc<ClientConfig>, IdentityError> {
+    let builder = ClientConfig::builder_with_provider(crypto_provider()).with_protocol_versions(&[&TLS13])?;
+    let mut config = builder.with_webpki_verifier(verifier).with_client_cert_resolver(certificate);
+    config.alpn_protocols = vec![alpn.as_bytes().to_vec()];
+    config.resumption = Resumption::disabled();
+    Ok(Arc::new(config))
+}
+
+/// The chain with the roots at its end: a host that enrols holds nothing but the root's fingerprint.
+fn with_roots(identity: &Identity) -> Arc<CertifiedKey> {
+    let mut chain = identity.certified.cert.clone();
+    chain.extend(identity.root_certificates.iter().cloned());
+    Arc::new(CertifiedKey::new(chain, identity.certified.key.clone()))
+}
+
+/// The certificate to present, which renewal replaces.
+#[derive(Debug)]
+struct LiveCertificate {
+    current: ArcSwap<CertifiedKey>,
+}
+
+impl LiveCertificate {
+    fn new(certified: Arc<CertifiedKey>) -> LiveCertificate {
+        LiveCertificate { current: ArcSwap::new(certified) }
+    }
+}
+
+impl ResolvesServerCert for LiveCertificate {
+    fn resolve(&self, _: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        Some(self.current.load_full())
+    }
+}
+
+impl ResolvesClientCert for LiveCertificate {
+    fn resolve(&self, _: &[&[u8]], _: &[SignatureScheme]) -> Option<Arc<CertifiedKey>> {
+        Some(self.current.load_full())
+    }
+
+    fn has_certs(&self) -> bool {
+        true
+    }
+}

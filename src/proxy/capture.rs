@@ -1,0 +1,147 @@
+//! How connections to VIPs come to this agent: by the one redirect rule, proved by calling a test VIP, or, without it,
+//! by binding each VIP and port when its name is first asked for.
+
+use std::collections::{HashMap, HashSet};
+use std::io;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use ipnet::Ipv4Net;
+use socket2::{Domain, Protocol, Socket, Type};
+use tokio::io::AsyncReadExt;
+use tokio::net::TcpStream;
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::time::timeout;
+use tracing::{info, warn};
+
+use super::worker::Listener;
+use crate::model::Directory;
+
+/// What the test VIP answers.
+pub(super) const PROBE_GREETING: &[u8] = b"weft captures";
+/// The test VIP's port; no service has it, since a VIP answers on its service's port.
+pub(super) const PROBE_PORT: u16 = 1;
+const PROBE_TIMEOUT: Duration = Duration::from_secs(1);
+/// Pending connections a listener; the kernel caps it at `net.core.somaxconn`.
+const BACKLOG: i32 = 4096;
+/// In bind mode every VIP and port is a descriptor a worker.
+const BOUND_MAX: usize = 8192;
+
+/// How VIP connections are captured.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mode {
+    /// By the redirect rule.
+    Redirect,
+    /// By listeners on VIPs.
+    Bind,
+}
+
+/// A question for the binder: "this VIP has been asked for", and the word that it may be answered.
+pub type VipAsked = (Ipv4Addr, oneshot::Sender<()>);
+
+/// The address that proves the rule: the first of the range, never given to a service.
+pub(super) fn probe_vip(range: Ipv4Net) -> Ipv4Addr {
+    Ipv4Addr::from_bits(range.network().to_bits() + 1)
+}
+
+/// True if a connection to the test VIP arrives at this agent.
+pub(super) async fn prove_redirect(range: Ipv4Net) -> bool {
+    let call = async {
+        let mut tcp = TcpStream::connect((probe_vip(range), PROBE_PORT)).await?;
+        let mut greeting = [0; PROBE_GREETING.len()];
+        tcp.read_exact(&mut greeting).await?;
+        Ok::<bool, io::Error>(greeting == PROBE_GREETING)
+    };
+    matches!(timeout(PROBE_TIMEOUT, call).await, Ok(Ok(true)))
+}
+
+/// Binds one listener a worker on the same address.
+///
+/// `SO_REUSEPORT` would let a second agent share the port in silence, so the address is first bound without it.
+pub(super) fn bind_all(address: SocketAddr, workers: usize) -> io::Result<Vec<std::net::TcpListener>> {
+    drop(bind_one(address, false)?);
+    (0..workers).map(|_| bind_one(address, true)).collect()
+}
+
+fn bind_one(address: SocketAddr, share: bool) -> io::Result<std::net::TcpListener> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    socket.set_reuse_address(true)?;
+    socket.set_reuse_port(share)?;
+    if address.is_ipv6() {
+        socket.set_only_v6(false)?;
+    }
+    socket.bind(&address.into())?;
+    if share {
+        socket.listen(BACKLOG)?;
+    }
+    socket.set_nonblocking(true)?;
+    Ok(socket.into())
+}
+
+/// Binds VIPs as they are asked for, and new ports of those that were, until shutdown.
+pub(super) struct Binder {
+    pub directory: Arc<ArcSwap<Directory>>,
+    pub changes: watch::Receiver<u64>,
+    pub workers: Vec<mpsc::UnboundedSender<Listener>>,
+    pub asked: mpsc::Receiver<VipAsked>,
+}
+
+impl Binder {
+    pub(super) async fn run(mut self, mode: Mode, mut shutdown: watch::Receiver<bool>) {
+        let mut wanted: HashSet<Ipv4Addr> = HashSet::new();
+        let mut bound: HashMap<SocketAddr, bool> = HashMap::new();
+        loop {
+            tokio::select! {
+                question = self.asked.recv() => {
+                    let Some((vip, answer)) = question else { return };
+                    if mode == Mode::Bind {
+                        wanted.insert(vip);
+                        self.bind(vip, &mut bound);
+                    }
+                    // The asker may have given up; the VIP stays bound.
+                    let _ = answer.send(());
+                }
+                changed = self.changes.changed(), if mode == Mode::Bind => {
+                    if changed.is_err() {
+                        return;
+                    }
+                    wanted.iter().for_each(|vip| self.bind(*vip, &mut bound));
+                }
+                _ = shutdown.wait_for(|stop| *stop) => return,
+            }
+        }
+    }
+
+    fn bind(&self, vip: Ipv4Addr, bound: &mut HashMap<SocketAddr, bool>) {
+        let directory = self.directory.load();
+        let Some((service, _)) = directory.behind(vip) else { return };
+        let ports = [Some(service.vip_port), service.protocol.is_http().then_some(80)];
+        for port in ports.into_iter().flatten() {
+            let address = SocketAddr::from((vip, port));
+            // Tried once: a port that somebody else has, or that needs root, is reported, not fought for.
+            if bound.contains_key(&address) || bound.len() >= BOUND_MAX {
+                continue;
+            }
+            let done = bind_all(address, self.workers.len());
+            bound.insert(address, done.is_ok());
+            match done {
+                Ok(listeners) => {
+                    info!(service = %service.name, %address, "listening for the service");
+                    for (worker, listener) in self.workers.iter().zip(listeners) {
+                        // Fails only while the worker is stopping.
+                        let _ = worker.send(Listener::Vip(listener));
+                    }
+                }
+                // Port 80 is an extra; without root it is not to be had.
+                Err(error) if error.kind() == io::ErrorKind::PermissionDenied && port != service.vip_port => {}
+                Err(error) => warn!(
+                    service = %service.name, %address, %error,
+                    "the service's address cannot be bound: load the redirect rule (weft-redirect.service), \
+                     or give the service another vip_port"
+                ),
+            }
+        }
+    }
+}

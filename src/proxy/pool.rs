@@ -1,0 +1,99 @@
+//! Warm connections to other hosts, one pool a host for all services, and the count of open calls by which instances
+//! are chosen. Belongs to one worker; nothing here is shared between threads.
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::rc::Rc;
+use std::time::{Duration, SystemTime};
+
+use tokio::time::Instant;
+
+use super::link::Link;
+use super::scratch::Scratch;
+use crate::model::{NodeId, ServiceId};
+
+/// Below the serving side's limit, so that the side that would use a link is the one that closes it.
+pub(super) const IDLE_CALLER_MAX: Duration = Duration::from_secs(90);
+/// How long the serving side keeps a connection without a stream.
+pub(super) const IDLE_SERVER_MAX: Duration = Duration::from_secs(120);
+/// Idle links kept a host and worker. An idle link costs about 5 KiB of session state on either side.
+const IDLE_LINKS_MAX: usize = 256;
+
+#[derive(Default)]
+pub(super) struct Pool {
+    idle: RefCell<HashMap<NodeId, Vec<(Link, Instant)>>>,
+}
+
+impl Pool {
+    /// A link that can take a stream now, the most recently used one first.
+    pub(super) fn take(&self, node: NodeId, scratch: &Scratch) -> Option<Link> {
+        let mut idle = self.idle.borrow_mut();
+        let links = idle.get_mut(&node)?;
+        while let Some((mut link, since)) = links.pop() {
+            let expired = link.peer().is_none_or(|peer| peer.not_after <= SystemTime::now());
+            if since.elapsed() < IDLE_CALLER_MAX && !expired && link.is_fresh(scratch) {
+                return Some(link);
+            }
+        }
+        None
+    }
+
+    /// Keeps a link whose stream has finished.
+    pub(super) fn put(&self, node: NodeId, mut link: Link) {
+        link.release();
+        let mut idle = self.idle.borrow_mut();
+        let links = idle.entry(node).or_default();
+        if links.len() < IDLE_LINKS_MAX {
+            links.push((link, Instant::now()));
+        }
+    }
+
+    /// Drops every link to a host, because it does not answer.
+    pub(super) fn forget(&self, node: NodeId) {
+        self.idle.borrow_mut().remove(&node);
+    }
+
+    /// Drops links that have been idle too long or were closed by the other side.
+    pub(super) fn prune(&self, scratch: &Scratch) {
+        self.idle.borrow_mut().retain(|_, links| {
+            links.retain_mut(|(link, since)| since.elapsed() < IDLE_CALLER_MAX && link.is_fresh(scratch));
+            !links.is_empty()
+        });
+    }
+}
+
+/// Open calls by instance.
+#[derive(Default)]
+pub(super) struct Loads {
+    open: Rc<RefCell<HashMap<(NodeId, ServiceId), u64>>>,
+}
+
+impl Loads {
+    pub(super) fn of(&self, node: NodeId, instance: &ServiceId) -> u64 {
+        self.open.borrow().get(&(node, instance.clone())).copied().unwrap_or(0)
+    }
+
+    /// Counts one call until the guard is dropped.
+    pub(super) fn enter(&self, node: NodeId, instance: ServiceId) -> LoadGuard {
+        let key = (node, instance);
+        *self.open.borrow_mut().entry(key.clone()).or_default() += 1;
+        LoadGuard { open: self.open.clone(), key }
+    }
+}
+
+pub(super) struct LoadGuard {
+    open: Rc<RefCell<HashMap<(NodeId, ServiceId), u64>>>,
+    key: (NodeId, ServiceId),
+}
+
+impl Drop for LoadGuard {
+    fn drop(&mut self) {
+        let mut open = self.open.borrow_mut();
+        if let Some(count) = open.get_mut(&self.key) {
+            *count -= 1;
+            if *count == 0 {
+                open.remove(&self.key);
+            }
+        }
+    }
+}

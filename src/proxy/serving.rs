@@ -1,0 +1,221 @@
+//! The serving side: connections of other hosts' agents on the mesh port, one stream after another, each delivered to
+//! an instance that this host registered, or refused.
+
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use rustls::server::Acceptor;
+use tokio::io::AsyncReadExt;
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+use tracing::debug;
+
+use super::deliver;
+use super::link::{HANDSHAKE_TIMEOUT, Incoming, Link, LinkError};
+use super::pool::IDLE_SERVER_MAX;
+use super::relay::{Early, End, Limits, Relay, abort};
+use super::worker::Worker;
+use super::{EnrollConnection, HALF_OPEN_MAX};
+use crate::identity::{Alpn, server_config_for};
+use crate::model::{Health, Instance, Tag};
+use crate::wire::frame::{FrameHeader, Open, RstReason};
+
+/// A ClientHello with a post-quantum key share takes about 1.5 KiB; nobody needs ten times that.
+const CLIENT_HELLO_BYTES_MAX: usize = 16 * 1024;
+
+/// Serves one connection to the mesh port from beginning to end.
+pub(super) async fn serve(worker: Rc<Worker>, tcp: TcpStream) {
+    if worker.half_open.get() >= HALF_OPEN_MAX {
+        worker.counters.handshakes_failed.one();
+        return;
+    }
+    worker.half_open.set(worker.half_open.get() + 1);
+    let link = shake_hands(&worker, tcp).await;
+    worker.half_open.set(worker.half_open.get() - 1);
+    match link {
+        Ok(Some(link)) => {
+            worker.counters.connections_in.one();
+            serve_streams(&worker, link).await;
+        }
+        Ok(None) => {}
+        Err(error) => {
+            worker.counters.handshakes_failed.one();
+            debug!(%error, "mesh handshake failed");
+        }
+    }
+}
+
+/// The mesh link, or nothing where the connection is an enrolment and went elsewhere.
+async fn shake_hands(worker: &Worker, mut tcp: TcpStream) -> Result<Option<Link>, LinkError> {
+    let mut received = Vec::new();
+    let hello = timeout(HANDSHAKE_TIMEOUT, read_hello(&mut tcp, &mut received));
+    let accepted = hello.await.map_err(|_| LinkError::Timeout(HANDSHAKE_TIMEOUT))??;
+    match server_config_for(&worker.tls, &accepted.client_hello()) {
+        Some((Alpn::Mesh, config)) => {
+            let link = Link::accept(tcp, config, received, &worker.scratch).await?;
+            worker.check_cluster(&link)?;
+            Ok(Some(link))
+        }
+        Some((Alpn::Enroll, _)) => {
+            let connection = EnrollConnection { tcp: tcp.into_std()?, received };
+            // A full queue means that enrolments are slower than they come; the client is told by the close.
+            let _ = worker.enroll.try_send(connection);
+            Ok(None)
+        }
+        _ => Err(LinkError::Protocol("an application protocol that this port does not serve")),
+    }
+}
+
+/// Reads until the ClientHello is whole. What was read stays in `received`, for the session that follows.
+async fn read_hello(tcp: &mut TcpStream, received: &mut Vec<u8>) -> Result<rustls::server::Accepted, LinkError> {
+    let mut acceptor = Acceptor::default();
+    loop {
+        let before = received.len();
+        if before >= CLIENT_HELLO_BYTES_MAX {
+            return Err(LinkError::Protocol("a ClientHello over 16 KiB"));
+        }
+        if tcp.read_buf(received).await? == 0 {
+            return Err(LinkError::Closed);
+        }
+        let mut fresh = &received[before..];
+        while !fresh.is_empty() {
+            acceptor.read_tls(&mut fresh)?;
+        }
+        match acceptor.accept() {
+            Ok(Some(accepted)) => return Ok(accepted),
+            Ok(None) => {}
+            Err((error, _)) => return Err(error.into()),
+        }
+    }
+}
+
+async fn serve_streams(worker: &Rc<Worker>, mut link: Link) {
+    let not_after = link.not_after();
+    loop {
+        let open = match timeout(IDLE_SERVER_MAX, next_open(worker, &mut link)).await {
+            Ok(Ok(open)) => open,
+            Ok(Err(LinkError::Closed | LinkError::Io(_))) => return,
+            Ok(Err(error)) => {
+                worker.counters.protocol_errors.one();
+                debug!(%error, "mesh connection closed");
+                return;
+            }
+            Err(_) => return worker.finish(link),
+        };
+        if SystemTime::now() >= not_after {
+            return worker.reset(link, RstReason::NotAllowed);
+        }
+        match serve_stream(worker, link, &open, not_after).await {
+            Some(again) => link = again,
+            None => return,
+        }
+        link.release();
+    }
+}
+
+async fn next_open(worker: &Worker, link: &mut Link) -> Result<Open, LinkError> {
+    loop {
+        match link.next()? {
+            Some(Incoming::Open(open)) => return Ok(open),
+            Some(_) => return Err(LinkError::Protocol("a frame before OPEN")),
+            None if link.is_closed() => return Err(LinkError::Closed),
+            None => {}
+        }
+        std::future::poll_fn(|cx| link.poll_recv(cx, &worker.scratch)).await?;
+        std::future::poll_fn(|cx| link.poll_flush(cx)).await?;
+    }
+}
+
+/// Carries one stream. Gives the link back if it can take another.
+async fn serve_stream(worker: &Rc<Worker>, mut link: Link, open: &Open, not_after: SystemTime) -> Option<Link> {
+    let _active = worker.enter();
+    let instance = match find(worker, open) {
+        Ok(instance) => instance,
+        Err(reason) => {
+            worker.counters.streams_refused.one();
+            worker.reset(link, reason);
+            return None;
+        }
+    };
+    let Ok(mut service) = deliver::connect(&instance, &worker.settings).await else {
+        worker.counters.streams_refused.one();
+        worker.reset(link, RstReason::ConnectFailed);
+        return None;
+    };
+    if link.send(&FrameHeader::ACCEPT.encode()).is_err() {
+        return None;
+    }
+    worker.counters.streams_in.one();
+    let limits = Limits { idle: worker.settings.idle_timeout, not_after };
+    let mut early = Early::default();
+    let mut relay = Relay::serving(&mut service, &mut link, &mut early, &worker.scratch);
+    let ended = tokio::select! {
+        ended = relay.run(&limits, HANDSHAKE_TIMEOUT) => Some(ended),
+        () = tag_lost(worker, &instance, open.tag.as_ref()) => None,
+    };
+    worker.counters.bytes_down.add(relay.bytes_up);
+    worker.counters.bytes_up.add(relay.bytes_down);
+    match ended {
+        Some(End::Finished) => return Some(link),
+        Some(End::LocalReset) => worker.finish(link),
+        Some(End::FarReset) => {
+            worker.finish(link);
+            abort(service);
+        }
+        None => {
+            worker.counters.tag_moved.one();
+            worker.reset(link, RstReason::Reset);
+            abort(service);
+        }
+        Some(End::Idle) => {
+            worker.counters.idle_closed.one();
+            worker.reset(link, RstReason::Reset);
+            abort(service);
+        }
+        Some(End::Lost(LinkError::Protocol(error))) => {
+            worker.counters.protocol_errors.one();
+            debug!(error, "mesh stream ended");
+            abort(service);
+        }
+        Some(_) => abort(service),
+    }
+    None
+}
+
+/// The instance that an OPEN asks for: one of this host's, of that service, with that tag, that takes calls.
+fn find(worker: &Worker, open: &Open) -> Result<Arc<Instance>, RstReason> {
+    let directory = worker.directory.load();
+    let service = directory.services.get(&open.service).ok_or(RstReason::NoSuchInstance)?;
+    let (_, instance) = service
+        .instances
+        .iter()
+        .find(|(node, instance)| node.id == worker.local && instance.id == open.instance)
+        .ok_or(RstReason::NoSuchInstance)?;
+    let has_tag = open.tag.as_ref().is_none_or(|tag| instance.tags.contains(tag));
+    if !has_tag || instance.health() == Health::Critical {
+        return Err(RstReason::NoSuchInstance);
+    }
+    Ok(instance.clone())
+}
+
+async fn tag_lost(worker: &Worker, opened: &Instance, tag: Option<&Tag>) {
+    let Some(tag) = tag else { return std::future::pending().await };
+    let mut changes = worker.changes.clone();
+    loop {
+        let directory = worker.directory.load();
+        let kept = directory.services.get(&opened.service).is_some_and(|service| {
+            service
+                .instances
+                .iter()
+                .any(|(node, now)| node.id == worker.local && now.id == opened.id && now.tags.contains(tag))
+        });
+        drop(directory);
+        if !kept {
+            return;
+        }
+        if changes.changed().await.is_err() {
+            return std::future::pending().await;
+        }
+    }
+}

@@ -1,0 +1,292 @@
+//! One worker: a thread with a runtime of its own that accepts, chooses and carries. Workers share nothing but the
+//! published directory, the counters and the listening ports (`SO_REUSEPORT`), so a slow control plane cannot slow them.
+
+use std::cell::{Cell, RefCell};
+use std::future::Future;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use rand_chacha::ChaCha8Rng;
+use socket2::SockRef;
+use tokio::io::AsyncWriteExt;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::runtime::{Builder, LocalOptions};
+use tokio::sync::{Notify, mpsc, watch};
+use tokio::task::spawn_local;
+use tokio::time::{interval, sleep, timeout};
+use tracing::{info, warn};
+
+use super::capture::{PROBE_GREETING, PROBE_PORT, probe_vip};
+use super::counters::Counters;
+use super::link::{Link, LinkError};
+use super::pool::{Loads, Pool};
+use super::relay::abort;
+use super::scratch::Scratch;
+use super::{EnrollConnection, Event, Settings, caller, reach, serving};
+use crate::identity::TlsContexts;
+use crate::model::{Directory, Node, NodeId};
+use crate::wire::frame::RstReason;
+
+/// Pause after an accept that failed for want of descriptors or memory.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+const PRUNE_INTERVAL: Duration = Duration::from_secs(5);
+
+/// A bound port that this worker accepts on.
+pub(super) enum Listener {
+    /// The mesh port.
+    Mesh(std::net::TcpListener),
+    /// Where the redirect rule sends every VIP connection.
+    Captured(std::net::TcpListener),
+    /// One VIP and port, bound because there is no rule.
+    Vip(std::net::TcpListener),
+}
+
+/// What a worker is made of; crosses into its thread.
+pub(super) struct Parts {
+    pub index: usize,
+    pub settings: Arc<Settings>,
+    pub directory: Arc<ArcSwap<Directory>>,
+    pub changes: watch::Receiver<u64>,
+    pub tls: TlsContexts,
+    pub counters: Arc<Counters>,
+    pub events: mpsc::Sender<Event>,
+    pub enroll: mpsc::Sender<EnrollConnection>,
+    pub listeners: mpsc::UnboundedReceiver<Listener>,
+    pub shutdown: watch::Receiver<bool>,
+    pub rng: ChaCha8Rng,
+}
+
+pub(super) struct Worker {
+    pub settings: Arc<Settings>,
+    pub local: NodeId,
+    pub directory: Arc<ArcSwap<Directory>>,
+    pub changes: watch::Receiver<u64>,
+    pub tls: TlsContexts,
+    pub counters: Arc<Counters>,
+    pub events: mpsc::Sender<Event>,
+    pub enroll: mpsc::Sender<EnrollConnection>,
+    pub pool: Pool,
+    pub loads: Loads,
+    pub scratch: Scratch,
+    pub rng: RefCell<ChaCha8Rng>,
+    /// Handshakes under way.
+    pub half_open: Cell<usize>,
+    /// Calls taken and not ended, for draining.
+    active: Cell<usize>,
+    quiet: Notify,
+}
+
+/// Runs a worker until it has been told to stop and has drained. Blocks the thread.
+pub(super) fn run(parts: Parts) {
+    let runtime = Builder::new_current_thread().enable_all().build_local(LocalOptions::default());
+    match runtime {
+        Ok(runtime) => runtime.block_on(work(parts)),
+        Err(error) => warn!(%error, "a proxy worker could not start"),
+    }
+}
+
+async fn work(parts: Parts) {
+    let Parts { index, settings, directory, changes, tls, counters, events, enroll, mut listeners, mut shutdown, rng } =
+        parts;
+    let worker = Rc::new(Worker {
+        local: settings.local,
+        settings,
+        directory,
+        changes,
+        tls,
+        counters,
+        events,
+        enroll,
+        pool: Pool::default(),
+        loads: Loads::default(),
+        scratch: Scratch::new(),
+        rng: RefCell::new(rng),
+        half_open: Cell::new(0),
+        active: Cell::new(0),
+        quiet: Notify::new(),
+    });
+    spawn_local(prune(worker.clone()));
+    if index == 0 {
+        spawn_local(reach::watch_hosts(worker.clone()));
+    }
+    let mut accepting = Vec::new();
+    loop {
+        tokio::select! {
+            listener = listeners.recv() => match listener {
+                Some(listener) => accepting.push(spawn_local(accept(worker.clone(), listener))),
+                None => break,
+            },
+            stop = shutdown.wait_for(|stop| *stop) => {
+                let _ = stop;
+                break;
+            }
+        }
+    }
+    accepting.iter().for_each(tokio::task::JoinHandle::abort);
+    if timeout(worker.settings.drain_timeout, worker.drained()).await.is_err() {
+        info!(open = worker.active.get(), "calls were still open at the end of the drain and are cut");
+    }
+}
+
+async fn accept(worker: Rc<Worker>, listener: Listener) {
+    let (Listener::Mesh(socket) | Listener::Captured(socket) | Listener::Vip(socket)) = &listener;
+    let accepting = match socket.try_clone().and_then(TcpListener::from_std) {
+        Ok(accepting) => accepting,
+        Err(error) => {
+            warn!(%error, "a listener could not be used");
+            return;
+        }
+    };
+    loop {
+        match accepting.accept().await {
+            Ok((tcp, _)) => worker.clone().take(&listener, tcp),
+            Err(error) => {
+                warn!(%error, "a connection could not be accepted");
+                sleep(ACCEPT_PAUSE).await;
+            }
+        }
+    }
+}
+
+async fn prune(worker: Rc<Worker>) {
+    let mut ticks = interval(PRUNE_INTERVAL);
+    loop {
+        ticks.tick().await;
+        worker.pool.prune(&worker.scratch);
+    }
+}
+
+impl Worker {
+    fn take(self: Rc<Self>, listener: &Listener, tcp: TcpStream) {
+        match listener {
+            Listener::Mesh(_) => {
+                spawn_local(serving::serve(self, tcp));
+            }
+            Listener::Captured(_) => {
+                // Without a rule in between, the original destination is the listener itself, which is no VIP.
+                let target = SockRef::from(&tcp).original_dst_v4().ok().and_then(|address| address.as_socket());
+                self.take_call(tcp, target);
+            }
+            Listener::Vip(_) => {
+                let target = tcp.local_addr().ok();
+                self.take_call(tcp, target);
+            }
+        }
+    }
+
+    fn take_call(self: Rc<Self>, tcp: TcpStream, target: Option<SocketAddr>) {
+        let Some((vip, port)) = target.and_then(vip_of) else {
+            self.counters.unknown_target.one();
+            return abort(tcp);
+        };
+        if (vip, port) == (probe_vip(self.settings.vip_range), PROBE_PORT) {
+            spawn_local(greet(tcp));
+            return;
+        }
+        let worker = self.clone();
+        self.count_call(caller::serve(worker, tcp, vip, port));
+    }
+
+    /// Runs a call, counted for draining.
+    fn count_call(self: Rc<Self>, call: impl Future<Output = ()> + 'static) {
+        self.active.set(self.active.get() + 1);
+        spawn_local(async move {
+            call.await;
+            self.call_ended();
+        });
+    }
+
+    /// Counts a stream of another host; the guard counts it out.
+    pub(super) fn enter(self: &Rc<Self>) -> ActiveGuard {
+        self.active.set(self.active.get() + 1);
+        ActiveGuard(self.clone())
+    }
+
+    fn call_ended(&self) {
+        self.active.set(self.active.get() - 1);
+        if self.active.get() == 0 {
+            self.quiet.notify_waiters();
+        }
+    }
+
+    async fn drained(&self) {
+        while self.active.get() > 0 {
+            self.quiet.notified().await;
+        }
+    }
+
+    /// Opens a connection to a host's agent and checks that it is that host.
+    pub(super) async fn connect(&self, node: &Node) -> Result<Link, LinkError> {
+        let connecting = Link::connect(
+            node.facts.mesh,
+            self.tls.mesh_client.clone(),
+            self.tls.server_name.clone(),
+            self.settings.connect_timeout,
+            &self.scratch,
+        );
+        let link = connecting.await.inspect_err(|_| self.counters.connects_failed.one())?;
+        self.check_cluster(&link)?;
+        match link.peer() {
+            Some(peer) if peer.node == node.id => {
+                self.counters.connections_out.one();
+                Ok(link)
+            }
+            peer => {
+                let found = peer.map(|peer| peer.name.to_string()).unwrap_or_default();
+                Err(LinkError::Peer(format!("{} answers as {found}, another host", node.facts.mesh)))
+            }
+        }
+    }
+
+    /// Refuses a peer whose certificate chains to our roots but names another cluster.
+    pub(super) fn check_cluster(&self, link: &Link) -> Result<(), LinkError> {
+        match link.peer() {
+            Some(peer) if peer.cluster == self.settings.cluster => Ok(()),
+            Some(peer) => Err(LinkError::Peer(format!("it belongs to cluster {:?}", peer.cluster))),
+            None => Err(LinkError::Peer("there is none".into())),
+        }
+    }
+
+    /// A host's mesh port did not answer: its links go, and the owner hears of it.
+    pub(super) fn mesh_failed(&self, node: NodeId) {
+        self.pool.forget(node);
+        // A full queue holds other news of the same kind; the next failed connect tells again.
+        let _ = self.events.try_send(Event::MeshUnreachable(node));
+    }
+
+    /// Ends a link in the background, letting the peer read what is queued.
+    pub(super) fn finish(self: &Rc<Self>, link: Link) {
+        let worker = self.clone();
+        spawn_local(async move { link.finish(&worker.scratch).await });
+    }
+
+    /// Resets the stream on a link and ends the link.
+    pub(super) fn reset(self: &Rc<Self>, mut link: Link, reason: RstReason) {
+        if link.send(&reason.encode()).is_ok() {
+            self.finish(link);
+        }
+    }
+}
+
+pub(super) struct ActiveGuard(Rc<Worker>);
+
+impl Drop for ActiveGuard {
+    fn drop(&mut self) {
+        self.0.call_ended();
+    }
+}
+
+fn vip_of(address: SocketAddr) -> Option<(Ipv4Addr, u16)> {
+    match address.ip() {
+        IpAddr::V4(ip) => Some((ip, address.port())),
+        IpAddr::V6(ip) => ip.to_ipv4_mapped().map(|ip| (ip, address.port())),
+    }
+}
+
+async fn greet(mut tcp: TcpStream) {
+    // The prober sees what did not arrive.
+    let _ = tcp.write_all(PROBE_GREETING).await;
+}

@@ -1,0 +1,90 @@
+//! Small files, whole or not at all.
+
+use std::fs::{self, File, OpenOptions, Permissions};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+/// Counters and marks: one number and a newline, with room for an editor's additions.
+pub(super) const SMALL_FILE_BYTES_MAX: u64 = 4096;
+
+/// Replaces `path` by `bytes`: after a crash at any point it holds the old content or the new, and once this returns the
+/// new is on disk. `mode` is the file's, whatever the umask.
+pub fn write_atomically(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
+    let beside = temporary_beside(path)?;
+    let written = write_new(&beside, bytes, mode).and_then(|()| fs::rename(&beside, path));
+    if let Err(error) = written {
+        // What is left is a temporary file nobody reads; the first error is the one that tells.
+        let _ = fs::remove_file(&beside);
+        return Err(error);
+    }
+    match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => File::open(parent)?.sync_all(),
+        _ => File::open(".")?.sync_all(),
+    }
+}
+
+fn temporary_beside(path: &Path) -> io::Result<PathBuf> {
+    let name = path.file_name().ok_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, "a path without a name"))?;
+    let mut temporary = std::ffi::OsString::from(".");
+    temporary.push(name);
+    temporary.push(format!(".{}.tmp", std::process::id()));
+    Ok(path.with_file_name(temporary))
+}
+
+fn write_new(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
+    let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(mode).open(path)?;
+    file.set_permissions(Permissions::from_mode(mode))?;
+    file.write_all(bytes)?;
+    file.sync_all()
+}
+
+/// A file's content; `None` if there is no such file, an error if it is larger than `bytes_max`.
+pub(super) fn read_bounded(path: &Path, bytes_max: u64) -> io::Result<Option<Vec<u8>>> {
+    let file = match File::open(path) {
+        Ok(file) => file,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(error),
+    };
+    let mut bytes = Vec::new();
+    file.take(bytes_max.saturating_add(1)).read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > bytes_max {
+        return Err(io::Error::new(io::ErrorKind::FileTooLarge, format!("it is larger than {bytes_max} bytes")));
+    }
+    Ok(Some(bytes))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_is_replaced_whole_with_its_mode_and_leaves_nothing_beside_it() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("epoch");
+        write_atomically(&path, b"a longer first", 0o644).unwrap();
+        write_atomically(&path, b"second", 0o600).unwrap();
+        assert_eq!(fs::read(&path).unwrap(), b"second");
+        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+        assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn a_failed_write_leaves_the_old_content() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("taken");
+        fs::create_dir(&path).unwrap();
+        assert!(write_atomically(&path, b"x", 0o600).is_err());
+        assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn a_file_over_its_limit_is_an_error_and_a_missing_one_is_none() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("x");
+        assert_eq!(read_bounded(&path, 4).unwrap(), None);
+        fs::write(&path, "12345").unwrap();
+        assert!(read_bounded(&path, 4).is_err());
+        assert_eq!(read_bounded(&path, 5).unwrap().unwrap(), b"12345");
+    }
+}

@@ -1,0 +1,244 @@
+//! What follows from a claim: whether it is believed, what changes, who is told, and how this host defends itself.
+//!
+//! Claims come in from datagrams and push-pull exchanges, and from this host's own probes and timers. Changes go to the member
+//! table, to the owner as outputs, and to the others by way of the dissemination queue.
+
+use std::net::SocketAddr;
+
+use rand::RngExt;
+
+use super::members::supersedes;
+use super::suspicion::Suspicion;
+use super::{Output, Swim};
+use crate::model::{Claim, MemberState, NodeId, Now};
+
+/// Nobody restarts or refutes so often. Incarnations above are lies, and refuting one must still leave room to count.
+const INCARNATION_MAX: u64 = 1 << 62;
+/// An accusation may be so far ahead of what is held of its member (the claims between were lost), and an incarnation so
+/// far beyond the maximum (a lie below it was refuted).
+const INCARNATION_JUMP_MAX: u64 = 1 << 20;
+/// A signature with its algorithm and room to grow; more is not a proof.
+const PROOF_BYTES_MAX: usize = 256;
+
+/// How a claim came.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Via {
+    /// On a datagram: it is news to somebody.
+    Datagram,
+    /// In a push-pull exchange: it may be old.
+    Sync,
+    /// In the exchange that made first contact: everybody else knows it.
+    FirstSync,
+}
+
+impl Swim {
+    /// Takes one claim. True if it speaks against this host.
+    pub(super) fn hear(&mut self, now: Now, claim: Claim, via: Via) -> bool {
+        if claim.state == MemberState::Unknown || claim.proof.len() > PROOF_BYTES_MAX || !is_reachable(claim.address) {
+            return false;
+        }
+        if claim.node == self.me.node {
+            return self.defend(now, &claim);
+        }
+        let held = self.members.get(claim.node).map(|member| &member.claim);
+        if !is_plausible(&claim, held.map(|held| held.incarnation)) {
+            return false;
+        }
+        match held.cloned() {
+            None => self.meet(now, claim, via),
+            Some(held) => self.learn(now, &held, claim, via),
+        }
+        false
+    }
+
+    /// A claim about a host that was not known.
+    fn meet(&mut self, now: Now, claim: Claim, via: Via) {
+        // The departed are learned once, on joining: later they would be handed round for ever, each time as if new.
+        let departed = matches!(claim.state, MemberState::Failed | MemberState::Left);
+        if self.members.len() >= self.config.members_max
+            || (departed && (via != Via::FirstSync || self.is_replaced(&claim)))
+        {
+            return;
+        }
+        self.adopt(now, claim, via);
+    }
+
+    /// A claim about a known member.
+    fn learn(&mut self, now: Now, held: &Claim, mut claim: Claim, via: Via) {
+        if claim.state == MemberState::Failed && matches!(held.state, MemberState::Alive | MemberState::Suspect) {
+            self.judge_contact(now);
+            // In an exchange it may be news of a cut that has healed, and while this host doubts itself it doubts those who
+            // are in the same place: the member gets time to refute.
+            if via != Via::Datagram || self.contact.is_frozen() {
+                claim.state = MemberState::Suspect;
+            }
+        }
+        if supersedes(&claim, held) {
+            self.adopt(now, claim, via);
+        } else if claim.state == MemberState::Suspect
+            && held.state == MemberState::Suspect
+            && claim.incarnation == held.incarnation
+        {
+            self.confirm(now, claim);
+        }
+    }
+
+    /// Makes a claim this host's own view and passes it on.
+    pub(super) fn adopt(&mut self, now: Now, claim: Claim, via: Via) {
+        let node = claim.node;
+        self.write(now, claim.clone());
+        self.suspicions.remove(&node);
+        if claim.state == MemberState::Suspect {
+            let suspicion = Suspicion::new(now, &self.config, self.hosts(), claim.from);
+            self.suspicions.insert(node, suspicion);
+            self.offer_second_opinion(now, node, claim.from);
+        }
+        if via != Via::FirstSync || claim.state == MemberState::Suspect {
+            self.spread(now, claim);
+        }
+    }
+
+    fn confirm(&mut self, now: Now, claim: Claim) {
+        let news = self.suspicions.get_mut(&claim.node).is_some_and(|suspicion| suspicion.confirm(claim.from));
+        if news {
+            self.spread(now, claim);
+        }
+    }
+
+    /// A suspect is soon probed by about as many others as can shorten its time. They tell it, so that it can refute, and
+    /// they make the accusation certain soon if it cannot.
+    fn offer_second_opinion(&mut self, now: Now, node: NodeId, accuser: NodeId) {
+        let wanted = 2 * (self.config.confirmations + 1);
+        if accuser != self.me.node && self.rng.random_range(0..self.hosts()) < wanted {
+            self.start_probe(now, node);
+        }
+    }
+
+    /// This host could not reach `node`.
+    pub(super) fn accuse(&mut self, now: Now, node: NodeId) {
+        let Some(member) = self.members.get(node) else { return };
+        if self.contact.is_silent() || self.leaving.is_some() || !member.claim.state.is_usable() {
+            return;
+        }
+        let claim = Claim { state: MemberState::Suspect, from: self.me.node, ..member.claim.clone() };
+        if member.claim.state == MemberState::Suspect {
+            self.confirm(now, claim.clone());
+        } else {
+            self.adopt(now, claim.clone(), Via::Datagram);
+        }
+        // To its face: it can refute before anybody else believes it.
+        self.tell(claim.address, node, vec![claim]);
+    }
+
+    /// Ends the suspicions that nobody refuted in time.
+    pub(super) fn bury_overdue(&mut self, now: Now) {
+        let is_overdue = |suspicion: &Suspicion| suspicion.deadline() <= now;
+        if self.contact.is_frozen() || !self.suspicions.values().any(is_overdue) {
+            return;
+        }
+        self.judge_contact(now);
+        if self.contact.is_frozen() {
+            return;
+        }
+        let overdue = self.suspicions.iter().filter(|(_, suspicion)| is_overdue(suspicion));
+        let overdue: Vec<NodeId> = overdue.map(|(node, _)| *node).collect();
+        for node in overdue {
+            self.suspicions.remove(&node);
+            let Some(member) = self.members.get(node) else { continue };
+            let claim = Claim { state: MemberState::Failed, from: self.me.node, ..member.claim.clone() };
+            self.adopt(now, claim, Via::Datagram);
+        }
+    }
+
+    /// A claim about this host. It is alive, whatever is said, and it alone counts its incarnation. True if the claim speaks
+    /// against it: then whoever sent it must hear better, even if the refutation was spread long ago.
+    fn defend(&mut self, now: Now, claim: &Claim) -> bool {
+        if self.leaving.is_some() {
+            return false;
+        }
+        let accused = claim.state != MemberState::Alive;
+        let wrong = accused || claim.address != self.me.address || claim.name != self.me.name;
+        let current = claim.incarnation > self.me.incarnation || (claim.incarnation == self.me.incarnation && wrong);
+        let limit = INCARNATION_MAX.max(self.me.incarnation.saturating_add(INCARNATION_JUMP_MAX));
+        if current && claim.incarnation < limit {
+            self.me.incarnation = claim.incarnation + 1;
+            self.outputs.push_back(Output::IncarnationRaised(self.me.incarnation));
+            if accused {
+                self.health.worse(1);
+            }
+            self.spread(now, self.me.clone());
+        }
+        accused
+    }
+
+    /// What is held against `node`, to be told to it.
+    pub(super) fn held_against(&self, node: NodeId) -> Vec<Claim> {
+        let member = self.members.get(node).map(|member| &member.claim);
+        let against = |claim: &&Claim| !matches!(claim.state, MemberState::Alive | MemberState::Unknown);
+        member.filter(against).cloned().into_iter().collect()
+    }
+
+    /// True if a living host has taken the claim's name: it was reimaged, and this is its ghost.
+    pub(super) fn is_replaced(&self, claim: &Claim) -> bool {
+        let heirs = self.members.iter().map(|member| &member.claim).chain([&self.me]);
+        heirs
+            .filter(|heir| heir.name == claim.name && heir.node != claim.node)
+            .any(|heir| matches!(heir.state, MemberState::Alive))
+    }
+
+    /// Changes the table and tells the owner, in one place so that the two cannot differ.
+    pub(super) fn write(&mut self, now: Now, claim: Claim) {
+        self.outputs.push_back(Output::Changed {
+            node: claim.node,
+            name: claim.name.clone(),
+            state: claim.state,
+            address: claim.address,
+            incarnation: claim.incarnation,
+        });
+        self.members.set(now, &mut self.rng, claim);
+    }
+}
+
+/// An incarnation that its host can still refute. Accusations are unsigned and so are held closer to what is known.
+fn is_plausible(claim: &Claim, held: Option<u64>) -> bool {
+    let near = held.is_some_and(|held| claim.incarnation <= held.saturating_add(INCARNATION_JUMP_MAX));
+    let accusation = matches!(claim.state, MemberState::Suspect | MemberState::Failed);
+    let believable = claim.incarnation <= INCARNATION_MAX && (!accusation || held.is_none());
+    near || believable
+}
+
+fn is_reachable(address: SocketAddr) -> bool {
+    address.port() != 0 && !address.ip().is_unspecified() && !address.ip().is_multicast()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::NodeName;
+
+    fn claim(incarnation: u64, state: MemberState) -> Claim {
+        Claim {
+            node: NodeId([1; 16]),
+            name: NodeName::parse("n1").unwrap(),
+            address: SocketAddr::from(([10, 0, 0, 1], 7946)),
+            incarnation,
+            state,
+            from: NodeId([2; 16]),
+            proof: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn an_accusation_cannot_run_far_ahead_of_what_is_known() {
+        assert!(is_plausible(&claim(8, MemberState::Suspect), Some(7)));
+        assert!(!is_plausible(&claim(1 << 40, MemberState::Suspect), Some(7)));
+        assert!(!is_plausible(&claim(u64::MAX, MemberState::Failed), None));
+        assert!(!is_plausible(&claim(u64::MAX, MemberState::Alive), Some(7)));
+    }
+
+    #[test]
+    fn a_host_that_had_to_refute_the_highest_lie_can_still_be_accused() {
+        assert!(is_plausible(&claim(INCARNATION_MAX, MemberState::Alive), Some(7)));
+        assert!(is_plausible(&claim(INCARNATION_MAX + 1, MemberState::Suspect), Some(INCARNATION_MAX)));
+    }
+}

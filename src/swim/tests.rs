@@ -1,0 +1,411 @@
+//! One host's state machine, driven by hand: every input said, every output looked at. Whole fleets are in `tests/sim/`.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use rand::SeedableRng;
+use rand_chacha::ChaCha8Rng;
+
+use super::*;
+
+const LOCAL: u8 = 1;
+
+fn node(id: u8) -> NodeId {
+    NodeId([id; 16])
+}
+
+fn address(id: u8) -> SocketAddr {
+    SocketAddr::from(([10, 0, 0, id], 7946))
+}
+
+fn claim(id: u8, incarnation: u64, state: MemberState) -> Claim {
+    let name = NodeName::parse(&format!("n{id}")).unwrap();
+    Claim { node: node(id), name, address: address(id), incarnation, state, from: node(id), proof: Vec::new() }
+}
+
+fn alive(id: u8) -> Claim {
+    claim(id, 0, MemberState::Alive)
+}
+
+fn accused_by(accuser: u8, id: u8, incarnation: u64) -> Claim {
+    Claim { from: node(accuser), ..claim(id, incarnation, MemberState::Suspect) }
+}
+
+/// A host and its clock.
+struct Bench {
+    swim: Swim,
+    now: Now,
+}
+
+impl Bench {
+    fn new() -> Bench {
+        let rng = ChaCha8Rng::seed_from_u64(1);
+        let name = NodeName::parse("n1").unwrap();
+        Bench { swim: Swim::new(Config::default(), node(LOCAL), name, address(LOCAL), 0, rng), now: Now::ZERO }
+    }
+
+    /// In contact with hosts 2 to `last`, and done with what it had to say about that.
+    fn with_peers(last: u8) -> Bench {
+        let mut bench = Bench::new();
+        bench.swim.tick(Now::ZERO);
+        bench.swim.synced(Now::ZERO, (2..=last).map(alive).collect());
+        bench.outputs();
+        bench
+    }
+
+    fn outputs(&mut self) -> Vec<Output> {
+        std::iter::from_fn(|| self.swim.poll_output()).collect()
+    }
+
+    fn receive(&mut self, sender: u8, probe: Probe, claims: Vec<Claim>) -> Vec<Output> {
+        self.swim.receive(self.now, node(sender), address(sender), SwimMessage { probe, claims });
+        self.outputs()
+    }
+
+    fn gossip(&mut self, sender: u8, claims: Vec<Claim>) -> Vec<Output> {
+        self.receive(sender, Probe::Gossip, claims)
+    }
+
+    /// Ticks whenever it is due, for `time`; `answer` sees each output and may give a datagram in reply.
+    fn run(&mut self, time: Duration, answer: impl Fn(&Output) -> Option<(u8, Probe)>) -> Vec<(Now, Output)> {
+        let end = self.now + time;
+        let mut seen = Vec::new();
+        while let Some(next) = self.swim.next_timeout().filter(|next| *next <= end) {
+            self.now = self.now.max(next);
+            self.swim.tick(self.now);
+            while let Some(output) = self.swim.poll_output() {
+                let reply = answer(&output);
+                seen.push((self.now, output));
+                if let Some((sender, probe)) = reply {
+                    let message = SwimMessage { probe, claims: Vec::new() };
+                    self.swim.receive(self.now, node(sender), address(sender), message);
+                }
+            }
+        }
+        self.now = end;
+        seen
+    }
+
+    fn state(&self, id: u8) -> Option<MemberState> {
+        self.swim.member(node(id)).map(|claim| claim.state)
+    }
+}
+
+/// All answer but `dead`; who is asked to ping it says that it does not answer.
+fn all_answer_but(dead: u8) -> impl Fn(&Output) -> Option<(u8, Probe)> {
+    move |output| {
+        let Output::Send { node: Some(to), message, .. } = output else { return None };
+        if *to == node(dead) {
+            return None;
+        }
+        match message.probe {
+            Probe::Ping { number, .. } => Some((to.0[0], Probe::Ack { number })),
+            Probe::PingRequest { number, .. } => Some((to.0[0], Probe::Nack { number })),
+            _ => None,
+        }
+    }
+}
+
+fn sent(outputs: &[Output]) -> Vec<(SocketAddr, Probe)> {
+    let sends = outputs.iter().filter_map(|output| match output {
+        Output::Send { to, message, .. } => Some((*to, message.probe.clone())),
+        _ => None,
+    });
+    sends.collect()
+}
+
+#[test]
+fn a_ping_is_answered_to_where_it_came_from() {
+    let mut bench = Bench::with_peers(3);
+    let natted = SocketAddr::from(([192, 0, 2, 1], 4000));
+    let ping = SwimMessage { probe: Probe::Ping { number: 9, target: node(LOCAL) }, claims: Vec::new() };
+    bench.swim.receive(bench.now, node(2), natted, ping);
+    assert_eq!(sent(&bench.outputs()), [(natted, Probe::Ack { number: 9 })]);
+}
+
+#[test]
+fn a_ping_for_the_former_owner_of_this_address_is_not_answered() {
+    let mut bench = Bench::with_peers(3);
+    assert_eq!(bench.receive(2, Probe::Ping { number: 9, target: node(7) }, Vec::new()), []);
+}
+
+#[test]
+fn a_silent_member_is_probed_by_every_way_then_suspected_then_failed() {
+    let mut bench = Bench::with_peers(4);
+    let seen = bench.run(Duration::from_secs(12), all_answer_but(3));
+    let first = |wanted: &dyn Fn(&Output) -> bool| {
+        seen.iter().find(|(_, output)| wanted(output)).map(|(at, _)| *at).expect("it happens")
+    };
+    let is_send = |output: &Output, wanted: &dyn Fn(&Probe) -> bool| matches!(output, Output::Send { message, .. } if wanted(&message.probe));
+    let ping =
+        first(&|output| is_send(output, &|probe| matches!(probe, Probe::Ping { target, .. } if *target == node(3))));
+    let request = first(&|output| is_send(output, &|probe| matches!(probe, Probe::PingRequest { .. })));
+    let stream = first(&|output| matches!(output, Output::StreamProbe { target, .. } if *target == node(3)));
+    let changed = |state| move |output: &Output| matches!(output, Output::Changed { node: changed, state: s, .. } if *changed == node(3) && *s == state);
+    let (suspect, failed) = (first(&changed(MemberState::Suspect)), first(&changed(MemberState::Failed)));
+    let config = Config::default();
+    assert_eq!((request, stream), (ping + config.probe_timeout, ping + config.probe_timeout));
+    assert_eq!(suspect, request + config.probe_interval);
+    assert_eq!(failed, suspect + config.suspicion_max_for(4), "nobody confirmed");
+    assert!(bench.state(2) == Some(MemberState::Alive) && bench.state(4) == Some(MemberState::Alive));
+}
+
+#[test]
+fn a_suspect_is_told_so_at_once() {
+    let mut bench = Bench::with_peers(4);
+    let seen = bench.run(Duration::from_secs(4), all_answer_but(3));
+    let told = seen.iter().any(|(_, output)| match output {
+        Output::Send { to, message, .. } => *to == address(3) && message.claims.contains(&accused_by(LOCAL, 3, 0)),
+        _ => false,
+    });
+    assert!(told);
+}
+
+#[test]
+fn a_member_that_answers_by_stream_only_is_not_accused() {
+    let mut bench = Bench::with_peers(2);
+    for _ in 0..20 {
+        let seen = bench.run(Duration::from_millis(400), |_| None);
+        for (_, output) in seen {
+            if let Output::StreamProbe { target, number, .. } = output {
+                bench.swim.stream_probe_result(bench.now, target, number, true);
+            }
+        }
+    }
+    assert_eq!(bench.state(2), Some(MemberState::Alive));
+}
+
+#[test]
+fn a_probe_ends_early_when_every_way_is_known_to_have_failed() {
+    let mut bench = Bench::with_peers(2);
+    let seen = bench.run(Duration::from_secs(1), |_| None);
+    let probe = seen.iter().find_map(|(_, output)| match output {
+        Output::StreamProbe { target, number, .. } => Some((*target, *number)),
+        _ => None,
+    });
+    let (target, number) = probe.expect("the first probe has failed directly");
+    bench.swim.stream_probe_result(bench.now, target, number, false);
+    assert_eq!(bench.state(2), Some(MemberState::Suspect));
+}
+
+#[test]
+fn a_helper_passes_on_the_answer_and_says_when_there_is_none() {
+    let mut bench = Bench::with_peers(3);
+    let request = Probe::PingRequest { number: 77, target: node(3), address: address(3) };
+    let outputs = bench.receive(2, request.clone(), Vec::new());
+    let [(to, Probe::Ping { number, .. })] = sent(&outputs)[..] else { panic!("{outputs:?}") };
+    assert_eq!(to, address(3));
+    let outputs = bench.receive(3, Probe::Ack { number }, Vec::new());
+    assert_eq!(sent(&outputs), [(address(2), Probe::Ack { number: 77 })]);
+
+    bench.receive(2, request, Vec::new());
+    let seen = bench.run(Duration::from_secs(1), |_| None);
+    let outputs: Vec<Output> = seen.into_iter().map(|(_, output)| output).collect();
+    assert!(sent(&outputs).contains(&(address(2), Probe::Nack { number: 77 })));
+}
+
+#[test]
+fn an_answer_from_somebody_else_answers_nothing() {
+    let mut bench = Bench::with_peers(3);
+    let impostor = |output: &Output| match output {
+        Output::Send { node: Some(to), message, .. } => match message.probe {
+            Probe::Ping { number, .. } if *to == node(3) => Some((2, Probe::Ack { number })),
+            Probe::Ping { number, .. } => Some((to.0[0], Probe::Ack { number })),
+            _ => None,
+        },
+        _ => None,
+    };
+    bench.run(Duration::from_secs(4), impostor);
+    assert_eq!(bench.state(3), Some(MemberState::Suspect));
+}
+
+#[test]
+fn an_accusation_is_refuted_with_a_higher_incarnation() {
+    let mut bench = Bench::with_peers(3);
+    let outputs = bench.gossip(2, vec![accused_by(2, LOCAL, 4)]);
+    assert!(outputs.contains(&Output::IncarnationRaised(5)));
+    let refuted = outputs.iter().any(|output| match output {
+        Output::Send { to, message, .. } => {
+            *to == address(2) && message.claims.contains(&claim(1, 5, MemberState::Alive))
+        }
+        _ => false,
+    });
+    assert!(refuted, "{outputs:?}");
+    assert_eq!(bench.swim.incarnation(), 5);
+}
+
+#[test]
+fn an_accusation_that_was_refuted_before_is_answered_but_changes_nothing() {
+    let mut bench = Bench::with_peers(3);
+    bench.gossip(2, vec![accused_by(2, LOCAL, 4)]);
+    let outputs = bench.gossip(3, vec![accused_by(2, LOCAL, 3)]);
+    assert_eq!(bench.swim.incarnation(), 5);
+    assert_eq!(sent(&outputs), [(address(3), Probe::Gossip)]);
+}
+
+#[test]
+fn stale_claims_change_nothing() {
+    let mut bench = Bench::with_peers(4);
+    bench.gossip(2, vec![claim(3, 7, MemberState::Alive)]);
+    for stale in [alive(3), accused_by(2, 3, 6), claim(3, 6, MemberState::Failed), claim(3, 6, MemberState::Left)] {
+        bench.gossip(2, vec![stale]);
+        assert_eq!(bench.swim.member(node(3)), Some(&claim(3, 7, MemberState::Alive)));
+    }
+}
+
+#[test]
+fn independent_accusers_bring_the_end_of_a_suspicion_nearer() {
+    let ends = |accusers: &[u8]| {
+        let mut bench = Bench::with_peers(9);
+        let outputs = bench.gossip(2, accusers.iter().map(|accuser| accused_by(*accuser, 3, 0)).collect());
+        // This host's own second opinion is that the suspect answers, so that it does not confirm.
+        for (sender, probe) in outputs.iter().filter_map(all_answer_but(0)) {
+            bench.receive(sender, probe, Vec::new());
+        }
+        let seen = bench.run(Duration::from_secs(20), all_answer_but(0));
+        let failed =
+            |(_, output): &&(Now, Output)| matches!(output, Output::Changed { state: MemberState::Failed, .. });
+        seen.iter().find(failed).map(|(at, _)| *at).expect("nobody refuted")
+    };
+    let config = Config::default();
+    assert_eq!(ends(&[2]), config.suspicion_max_for(9));
+    assert_eq!(ends(&[2, 2, 2, 2]), config.suspicion_max_for(9), "one accuser counts once");
+    assert!(ends(&[2, 4]) < ends(&[2]));
+    assert_eq!(ends(&[2, 4, 5, 6]), config.suspicion_min_for(9));
+}
+
+#[test]
+fn failed_in_an_exchange_is_only_a_suspicion_where_the_member_is_known_as_alive() {
+    let mut bench = Bench::with_peers(4);
+    bench.swim.synced(bench.now, vec![alive(2), claim(3, 0, MemberState::Failed)]);
+    assert_eq!(bench.state(3), Some(MemberState::Suspect));
+    bench.gossip(2, vec![claim(4, 0, MemberState::Failed)]);
+    assert_eq!(bench.state(4), Some(MemberState::Failed));
+}
+
+#[test]
+fn a_tick_that_comes_much_too_late_accuses_nobody() {
+    // Two peers: too few for the doubts that more would raise, so that the stall alone is seen.
+    let mut bench = Bench::with_peers(3);
+    for _ in 0..20 {
+        // Each time with a probe open.
+        bench.run(Duration::from_millis(700), |_| None);
+        bench.now += Duration::from_secs(5);
+        bench.swim.tick(bench.now);
+        bench.outputs();
+    }
+    assert!((2..=3).all(|id| bench.state(id) == Some(MemberState::Alive)));
+}
+
+#[test]
+fn members_from_the_store_are_unknown_and_never_accused_before_first_contact() {
+    let mut bench = Bench::new();
+    let departed = claim(4, 3, MemberState::Failed);
+    bench
+        .swim
+        .restore(Now::ZERO, vec![alive(2), accused_by(2, 3, 1), departed.clone(), claim(1, 6, MemberState::Alive)]);
+    let seen = bench.run(Duration::from_secs(600), |_| None);
+    assert_eq!([2, 3].map(|id| bench.state(id)), [Some(MemberState::Unknown); 2]);
+    assert_eq!(bench.swim.member(node(4)), Some(&departed));
+    assert_eq!(bench.swim.incarnation(), 6);
+    assert!(!bench.swim.in_contact());
+    let tried = seen.iter().filter(|(_, output)| matches!(output, Output::Sync { node: Some(_), .. })).count();
+    assert!((20..100).contains(&tried), "{tried} tries in ten minutes");
+}
+
+#[test]
+fn a_member_from_the_store_that_speaks_is_alive() {
+    let mut bench = Bench::new();
+    bench.swim.restore(Now::ZERO, vec![claim(2, 4, MemberState::Alive)]);
+    bench.gossip(2, Vec::new());
+    assert_eq!(bench.swim.member(node(2)), Some(&claim(2, 4, MemberState::Alive)));
+    assert!(bench.swim.in_contact());
+}
+
+#[test]
+fn a_stranger_is_asked_who_is_there_but_not_for_every_datagram() {
+    let mut bench = Bench::with_peers(3);
+    let syncs = (0..100).flat_map(|_| bench.gossip(9, Vec::new())).filter(|o| matches!(o, Output::Sync { .. })).count();
+    assert_eq!(syncs, 1);
+}
+
+#[test]
+fn an_exchange_with_itself_is_no_contact() {
+    let mut bench = Bench::new();
+    bench.swim.synced(Now::ZERO, vec![claim(LOCAL, 0, MemberState::Alive)]);
+    assert!(!bench.swim.in_contact());
+}
+
+#[test]
+fn a_goodbye_is_spread_and_then_done_and_no_longer_refuted() {
+    let mut bench = Bench::with_peers(4);
+    bench.swim.leave(bench.now);
+    bench.gossip(2, vec![accused_by(2, LOCAL, 0)]);
+    assert_eq!(bench.swim.incarnation(), 0);
+    let seen = bench.run(Duration::from_secs(5), |_| None);
+    let goodbye = claim(LOCAL, 0, MemberState::Left);
+    let told =
+        seen.iter().filter(|(_, o)| matches!(o, Output::Send { message, .. } if message.claims.contains(&goodbye)));
+    assert!(told.count() >= 3);
+    let done: Vec<Now> = seen.iter().filter(|(_, o)| *o == Output::LeaveDone).map(|(at, _)| *at).collect();
+    assert!(done.len() == 1 && done[0] < Duration::from_secs(2), "{done:?}");
+    assert_eq!(bench.swim.next_timeout(), None);
+}
+
+#[test]
+fn no_datagram_carries_more_claims_than_fit() {
+    let mut bench = Bench::with_peers(3);
+    bench.gossip(2, (4..120).map(alive).collect());
+    let seen = bench.run(Duration::from_secs(20), |_| None);
+    let mut most = 0;
+    for (_, output) in seen {
+        if let Output::Send { message, .. } = output {
+            most = most.max(message.claims.iter().map(claim_bytes_max).sum());
+        }
+    }
+    let max = Config::default().claims_bytes_max;
+    assert!(most <= max && most > max / 2, "{most}");
+}
+
+#[test]
+fn the_departed_are_forgotten_after_their_time() {
+    let mut bench = Bench::with_peers(4);
+    bench.gossip(2, vec![claim(4, 0, MemberState::Failed)]);
+    bench.swim.config.departed_lifetime = Duration::from_secs(120);
+    bench.run(Duration::from_secs(100), all_answer_but(4));
+    assert_eq!(bench.state(4), Some(MemberState::Failed));
+    let seen = bench.run(Duration::from_secs(60), all_answer_but(4));
+    assert_eq!(bench.state(4), None);
+    assert!(seen.iter().any(|(_, output)| *output == Output::Forgotten { node: node(4) }));
+}
+
+#[test]
+fn a_reimaged_host_takes_the_place_of_its_ghost() {
+    let mut bench = Bench::with_peers(4);
+    let heir = Claim { name: NodeName::parse("n4").unwrap(), ..alive(5) };
+    bench.gossip(2, vec![claim(4, 0, MemberState::Failed), heir]);
+    bench.run(Duration::from_secs(15), all_answer_but(0));
+    assert_eq!((bench.state(4), bench.state(5)), (None, Some(MemberState::Alive)));
+}
+
+#[test]
+fn two_living_hosts_of_one_name_are_reported_once() {
+    let mut bench = Bench::with_peers(4);
+    bench.gossip(2, vec![Claim { name: NodeName::parse("n4").unwrap(), ..alive(5) }]);
+    let seen = bench.run(Duration::from_secs(300), all_answer_but(0));
+    let conflicts: Vec<_> = seen.iter().filter(|(_, output)| matches!(output, Output::NameConflict { .. })).collect();
+    let expected = Output::NameConflict { name: NodeName::parse("n4").unwrap(), node: node(4), other: node(5) };
+    assert!(conflicts.len() == 1 && conflicts[0].1 == expected, "{conflicts:?}");
+}
+
+#[test]
+fn seeds_are_contacted_at_once_and_again() {
+    let mut bench = Bench::new();
+    bench.swim.set_seeds(vec![address(9), address(LOCAL)]);
+    let seen = bench.run(Duration::from_secs(60), |_| None);
+    let tries: Vec<Now> =
+        seen.iter().filter(|(_, o)| *o == Output::Sync { to: address(9), node: None }).map(|(at, _)| *at).collect();
+    assert_eq!(tries.first(), Some(&Now::ZERO));
+    assert!((4..=8).contains(&tries.len()), "{tries:?}");
+    assert!(!seen.iter().any(|(_, o)| matches!(o, Output::Sync { to, .. } if *to == address(LOCAL))));
+}

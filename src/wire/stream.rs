@@ -1,0 +1,157 @@
+//! Messages of a gossip stream: what is too large or too important for datagrams, over mutual TLS on port 7946.
+//!
+//! Requests and replies come in and length-prefixed bytes go out, and back. The prefix is checked before anything is read
+//! or allocated for it. Long answers come in several messages, each within [`MESSAGE_BYTES_MAX`].
+
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+use super::codec::{self, CodecError, INPUT_BYTES_MAX};
+use crate::model::{Claim, NodeId, Record, Want};
+
+/// Length, big endian.
+pub const PREFIX_BYTES: usize = 4;
+/// One message's limit, without its prefix. Nobody holds more than one message of a stream in memory.
+pub const MESSAGE_BYTES_MAX: usize = INPUT_BYTES_MAX;
+/// What whoever answers a pull should put in one message at most, counted in records' bytes: with the largest record on
+/// top it is still far below [`MESSAGE_BYTES_MAX`], and it is written in one go.
+pub const PULL_CHUNK_BYTES_MAX: usize = 256 * 1024;
+/// Claims in one message. At their longest (a signature and a 63-byte name) they take about 200 bytes each.
+pub const CLAIMS_MAX: usize = 4_096;
+
+/// What the side that connected asks; one request a stream, but for [`StreamRequest::Sync`] in parts.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum StreamRequest {
+    /// "This is what I hold of the members; tell me yours."
+    Sync {
+        /// All that the sender holds, or a part of it.
+        claims: Vec<Claim>,
+        /// True if another `Sync` with more claims follows.
+        more: bool,
+    },
+    /// "Send me these records."
+    Pull {
+        /// Which.
+        wants: Vec<Want>,
+    },
+    /// "Are you there?", when datagrams found no way.
+    Ping {
+        /// Chosen by the prober.
+        number: u64,
+        /// Who is expected to answer.
+        target: NodeId,
+    },
+}
+
+/// What the other side answers.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum StreamReply {
+    /// To `Sync`.
+    Sync {
+        /// All that the sender holds, or a part of it.
+        claims: Vec<Claim>,
+        /// True if another `Sync` with more claims follows.
+        more: bool,
+    },
+    /// To `Pull`.
+    Records {
+        /// A part of what was asked for.
+        records: Vec<Record>,
+        /// True if another `Records` follows.
+        more: bool,
+    },
+    /// To `Ping`.
+    Pong {
+        /// The ping's number.
+        number: u64,
+    },
+}
+
+/// The whole message: prefix and body.
+pub fn encode<T: Serialize>(message: &T) -> Result<Vec<u8>, CodecError> {
+    let body = codec::encode(message, MESSAGE_BYTES_MAX)?;
+    let too_large = CodecError::TooLarge { have: body.len(), max: MESSAGE_BYTES_MAX };
+    let length = u32::try_from(body.len()).map_err(|_| too_large)?;
+    Ok([&length.to_be_bytes()[..], &body].concat())
+}
+
+/// How many bytes follow the prefix, if that many are allowed.
+pub fn length(prefix: [u8; PREFIX_BYTES]) -> Result<usize, CodecError> {
+    let length = usize::try_from(u32::from_be_bytes(prefix)).unwrap_or(usize::MAX);
+    match length {
+        0 => Err(CodecError::Empty),
+        have if have > MESSAGE_BYTES_MAX => Err(CodecError::TooLarge { have, max: MESSAGE_BYTES_MAX }),
+        length => Ok(length),
+    }
+}
+
+/// Reads what followed the prefix.
+pub fn decode<T: DeserializeOwned>(body: &[u8]) -> Result<T, CodecError> {
+    codec::decode(body, MESSAGE_BYTES_MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::super::samples;
+    use super::*;
+    use crate::model::RECORD_BYTES_MAX;
+
+    fn read<T: DeserializeOwned>(message: &[u8]) -> T {
+        let (prefix, body) = message.split_first_chunk().unwrap();
+        assert_eq!(length(*prefix).unwrap(), body.len());
+        decode(body).unwrap()
+    }
+
+    #[test]
+    fn requests_and_replies_read_back() {
+        let claims = vec![samples::claim(1), samples::claim(2)];
+        let want = Want { origin: NodeId([3; 16]), after: crate::model::Version { epoch: 1, sequence: 2 } };
+        let requests = [
+            StreamRequest::Sync { claims: claims.clone(), more: true },
+            StreamRequest::Pull { wants: vec![want] },
+            StreamRequest::Ping { number: 7, target: NodeId([4; 16]) },
+        ];
+        for request in requests {
+            assert_eq!(read::<StreamRequest>(&encode(&request).unwrap()), request);
+        }
+        let replies = [
+            StreamReply::Sync { claims, more: false },
+            StreamReply::Records { records: vec![samples::record(100)], more: true },
+            StreamReply::Pong { number: 7 },
+        ];
+        for reply in replies {
+            assert_eq!(read::<StreamReply>(&encode(&reply).unwrap()), reply);
+        }
+    }
+
+    #[test]
+    fn a_full_chunk_and_a_full_list_of_claims_fit_one_message() {
+        let sizes = [RECORD_BYTES_MAX; PULL_CHUNK_BYTES_MAX / RECORD_BYTES_MAX + 1];
+        let records = sizes.map(samples::record).to_vec();
+        assert!(encode(&StreamReply::Records { records, more: true }).is_ok());
+        let claims = vec![samples::longest_claim(); CLAIMS_MAX];
+        assert!(encode(&StreamReply::Sync { claims, more: true }).is_ok());
+    }
+
+    #[test]
+    fn a_prefix_over_the_limit_is_refused_before_anything_is_read() {
+        assert!(length([0, 16, 0, 0]).is_ok());
+        assert!(matches!(length([0, 16, 0, 1]), Err(CodecError::TooLarge { .. })));
+        assert!(matches!(length([255; 4]), Err(CodecError::TooLarge { .. })));
+        assert_eq!(length([0; 4]), Err(CodecError::Empty));
+    }
+
+    proptest! {
+        #[test]
+        fn no_bytes_make_the_decoders_panic(bytes in prop::collection::vec(any::<u8>(), 0..600)) {
+            let mut versioned = bytes;
+            for _ in 0..2 {
+                let _ = decode::<StreamRequest>(&versioned);
+                let _ = decode::<StreamReply>(&versioned);
+                versioned.insert(0, 1);
+            }
+        }
+    }
+}

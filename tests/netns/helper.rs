@@ -1,0 +1,38 @@
+//! Small programs that must run inside a namespace: the test binary starts itself there and does one of these.
+
+use std::process::Command;
+
+use serde_json::Value;
+
+use crate::host::Host;
+use crate::{attack, load, parts};
+
+/// Names the job; unset in an ordinary run of the tests.
+const JOB: &str = "WEFT_NETNS_JOB";
+/// The job's arguments, JSON.
+const ARGUMENTS: &str = "WEFT_NETNS_ARGUMENTS";
+
+/// A command that does `job` on `host`.
+pub(crate) fn command(host: &Host, job: &str, arguments: &Value) -> Command {
+    let this = std::env::current_exe().expect("the test binary's own path");
+    let mut command = host.command(this.to_str().expect("a path in UTF-8"));
+    command.args(["--exact", "helper::a_process_inside_a_namespace_does_its_job", "--nocapture", "--test-threads=1"]);
+    command.env(JOB, job).env(ARGUMENTS, arguments.to_string());
+    command
+}
+
+/// The way in for those processes. In an ordinary run there is no job.
+#[test]
+fn a_process_inside_a_namespace_does_its_job() {
+    let Ok(job) = std::env::var(JOB) else { return };
+    let arguments = std::env::var(ARGUMENTS).expect("arguments");
+    let arguments: Value = serde_json::from_str(&arguments).expect("arguments in JSON");
+    match job.as_str() {
+        "load" => load::client(&arguments),
+        "greeter" => parts::greeter(&arguments),
+        "greeted" => parts::greeted(&arguments),
+        "datagrams" => attack::datagrams(&arguments),
+        "streams" => attack::streams(&arguments),
+        other => panic!("no job {other}"),
+    }
+}

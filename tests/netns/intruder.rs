@@ -1,0 +1,147 @@
+//! A host without the keys, or with another CA, gets in nowhere.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::time::Duration;
+
+use crate::fleet::Fleet;
+use crate::host::Host;
+use crate::parts;
+use crate::process::holds_for;
+
+const WEB: &str = "[[service]]\nname = \"web\"\nport = 8081\nprotocol = \"http\"\n";
+const TROJAN: &str = "[[service]]\nname = \"trojan\"\nport = 8081\nprotocol = \"http\"\n";
+
+/// Long enough for many gossip rounds and several attempts at the seed.
+const WATCHED: Duration = Duration::from_secs(10);
+
+/// The members other than itself whom a host has ever heard of.
+fn others(host: &Host) -> Result<BTreeMap<String, String>, String> {
+    let mut members = host.members()?;
+    members.remove(&host.name);
+    Ok(members)
+}
+
+/// Neither the intruder's services nor its answers are seen in the mesh.
+fn keeps_out_of(host: &Host) -> Result<(), String> {
+    let (_, services) = host.api("/v1/catalog/services")?;
+    if services.get("trojan").is_some() {
+        return Err(format!("{} lists the intruder's service: {services}", host.name));
+    }
+    let instances = host.instances("web")?;
+    if instances.contains_key("x") {
+        return Err(format!("{} lists the intruder's instance: {instances:?}", host.name));
+    }
+    let answer = host.curl("http://web.mesh.internal/");
+    if answer.ok && answer.stdout.trim() == "a" { Ok(()) } else { Err(answer.stdout + &answer.stderr) }
+}
+
+#[test]
+fn a_host_with_another_ca_and_other_keys() {
+    let Some(fleet) = Fleet::raise(&["a", "b", "x"]) else { return };
+    fleet["a"].service("web", WEB);
+    fleet["x"].service("web", WEB);
+    fleet["x"].service("trojan", TROJAN);
+    let _web = ["a", "x"].map(|name| parts::nginx(&fleet[name], "web", "127.0.0.1:8081", name));
+    fleet.mesh(&["a", "b"]);
+    fleet["b"].sees_passing("web", &["a"]);
+    // The same cluster name, the same seed; everything else is its own.
+    fleet["x"].found_mesh();
+    fleet["x"].start_agent();
+    holds_for("the mesh keeps the intruder out", WATCHED, || {
+        for host in ["a", "b"] {
+            keeps_out_of(&fleet[host])?;
+            let members = others(&fleet[host])?;
+            if members.len() != 1 {
+                return Err(format!("{host} has members {members:?}"));
+            }
+        }
+        let heard = others(&fleet["x"])?;
+        if heard.is_empty() { Ok(()) } else { Err(format!("the intruder knows {heard:?}")) }
+    });
+    // Its own mesh still works for itself: what kept it out was not that it was broken.
+    assert_eq!(fleet["x"].curl("http://web.mesh.internal/").expect("its own call").trim(), "x");
+}
+
+#[test]
+fn a_host_with_the_stolen_gossip_key_but_another_ca() {
+    let Some(fleet) = Fleet::raise(&["a", "b", "x"]) else { return };
+    fleet["a"].service("web", WEB);
+    fleet["x"].service("web", WEB);
+    fleet["x"].service("trojan", TROJAN);
+    let _web = ["a", "x"].map(|name| parts::nginx(&fleet[name], "web", "127.0.0.1:8081", name));
+    fleet.mesh(&["a", "b"]);
+    fleet["b"].sees_passing("web", &["a"]);
+    fleet["x"].found_mesh();
+    let key = "identity/gossip.key";
+    fs::copy(fleet["a"].data_dir().join(key), fleet["x"].data_dir().join(key)).expect("the theft");
+    fleet["x"].start_agent();
+    // It may show as a member (whoever has the key can speak), but it serves nobody and learns of no service.
+    holds_for("the mesh keeps the intruder out", WATCHED, || {
+        for host in ["a", "b"] {
+            keeps_out_of(&fleet[host])?;
+        }
+        let instances = fleet["x"].instances("web")?;
+        if instances.contains_key("a") { Err(format!("the intruder learned {instances:?}")) } else { Ok(()) }
+    });
+}
+
+/// `openssl s_client` from `host` to the agent of `a`: true if the handshake holds.
+#[track_caller]
+fn shakes_hands(host: &Host, port: u16, protocol: &str, certificate_of: Option<&Host>) -> bool {
+    let address = format!("10.77.0.1:{port}");
+    let mut words = vec!["3", "openssl", "s_client", "-connect", &address, "-alpn", protocol, "-tls1_3"];
+    let identity = certificate_of.map(|owner| owner.data_dir().join("identity"));
+    let files = identity.map(|folder| [folder.join("node.pem"), folder.join("node.key")]);
+    let names = files.as_ref().map(|files| [0, 1].map(|at| files[at].to_str().expect("a path in UTF-8")));
+    if let Some([certificate, key]) = names {
+        words.extend(["-cert", certificate, "-cert_chain", certificate, "-key", key]);
+    }
+    // In TLS 1.3 a client's certificate is judged after its own handshake has ended: the verdict comes as an alert, or
+    // the connection stays open until `timeout` ends it.
+    let done = host.run("timeout", words);
+    let printed = done.stdout + &done.stderr;
+    assert!(printed.contains("CONNECTED"), "{printed}");
+    !(printed.contains("alert") || printed.contains("handshake failure") || printed.contains("unexpected eof"))
+}
+
+#[test]
+fn only_a_certificate_of_the_meshs_own_ca_opens_a_stream() {
+    let Some(fleet) = Fleet::raise(&["a", "b", "x"]) else { return };
+    fleet.mesh(&["a", "b"]);
+    fleet["x"].found_mesh();
+    for (port, protocol) in [(7947, "weft-mesh"), (7946, "weft-gossip")] {
+        let b = &fleet["b"];
+        assert!(shakes_hands(b, port, protocol, Some(b)), "{protocol}: b's own certificate must do");
+        let x = &fleet["x"];
+        assert!(!shakes_hands(x, port, protocol, Some(x)), "{protocol}: another CA's certificate was taken");
+        assert!(!shakes_hands(x, port, protocol, None), "{protocol}: no certificate was asked for");
+    }
+    assert!(!shakes_hands(&fleet["b"], 7947, "http/1.1", Some(&fleet["b"])), "an unknown protocol was taken");
+}
+
+#[test]
+fn a_token_lets_one_host_in_once_and_in_time() {
+    let Some(fleet) = Fleet::raise(&["a", "b", "x"]) else { return };
+    fleet.mesh(&["a"]);
+    let token = fleet["a"].token(&[]);
+    let refused = |token: &str, why: &str| {
+        let error = fleet["x"].enrol_with(token).expect_err(why);
+        println!("{why}: {}", error.trim());
+        assert!(!error.trim().is_empty(), "{why}: refused without a word");
+        assert!(!fleet["x"].data_dir().join("identity/node.pem").exists(), "{why}: left a certificate");
+    };
+    let mut bent = token.clone().into_bytes();
+    let middle = bent.len() / 2;
+    bent[middle] = if bent[middle] == b'A' { b'B' } else { b'A' };
+    refused(&String::from_utf8(bent).expect("a token is ASCII"), "a token with one letter changed");
+    refused("weft1.AAAA", "no token at all");
+    fleet["b"].enrol_with(&token).expect("a good token");
+    refused(&token, "a token that was used");
+    let short = fleet["a"].token(&["--ttl", "1s"]);
+    std::thread::sleep(Duration::from_secs(2));
+    refused(&short, "a token that has expired");
+    // The one who was let in belongs to the mesh.
+    fleet["b"].start_agent();
+    fleet.all_alive(&["a", "b"]);
+}

@@ -1,0 +1,25 @@
+//! The main job on real parts: hosts are network namespaces joined by a bridge, each with an agent of its own, and the
+//! services behind the mesh are nginx, Redis and PostgreSQL as Debian ships them.
+//!
+//! Needs root (or `tests/run`, which makes a user namespace) and the programs that `tests/run` installs. Where it cannot
+//! run, each test says why and passes, unless `WEFT_NETNS=require`. One fleet has the machine at a time. Whatever is
+//! started is ended and removed when the test ends, also when it fails; then the logs are printed.
+
+// The proving ground.
+mod attack;
+mod capture;
+mod fleet;
+mod helper;
+mod host;
+mod load;
+mod parts;
+mod process;
+
+// What must hold.
+mod call_by_name;
+mod cut_off;
+mod databases;
+mod host_death;
+mod hostile_network;
+mod intruder;
+mod red_check;
