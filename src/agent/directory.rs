@@ -66,7 +66,10 @@ fn nodes(sources: &Sources<'_>) -> HashMap<NodeId, Arc<Node>> {
         let own = Membership { state: MemberState::Alive, incarnation: 0 };
         let default = if *id == sources.local { own } else { unknown };
         let Membership { state, incarnation } = sources.members.get(id).copied().unwrap_or(default);
-        let mesh_reachable = !sources.unreachable.contains(id);
+        // Only of a host that gossip says is alive is it news that its mesh port does not answer; without contact nothing
+        // answers, and what was last known is shown.
+        let heard_of = matches!(state, MemberState::Alive | MemberState::Suspect);
+        let mesh_reachable = !(heard_of && sources.unreachable.contains(id));
         let node = Node { id: *id, facts: NodeFacts::clone(facts), state, mesh_reachable, incarnation };
         nodes.insert(*id, Arc::new(node));
     }

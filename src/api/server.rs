@@ -9,7 +9,7 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use bytes::Bytes;
 use http_body_util::Full;
-use hyper::body::Incoming;
+use hyper::body::{Body, Incoming};
 use hyper::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, HeaderName, HeaderValue, X_CONTENT_TYPE_OPTIONS};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
@@ -33,6 +33,8 @@ use super::write_deadline::WriteDeadline;
 use super::{ApiError, CheckOutput, Command, Counters, Metrics, Settings};
 use crate::model::Directory;
 
+/// Clients send small bodies along with requests that take none; a large one is a mistake or worse.
+const BODY_BYTES_MAX: u64 = 64 * 1024;
 /// hyper's buffer for a request's head; beyond it the answer is 431. Twice what clients send in practice.
 const HEAD_BYTES_MAX: usize = 16 * 1024;
 /// Pending accepts fail together when file descriptors run out; to try again at once would only burn the CPU.
@@ -214,10 +216,14 @@ impl Shared {
         mut stopping: watch::Receiver<bool>,
     ) -> Response<Full<Bytes>> {
         Counters::add(&self.counters.requests);
-        let (head, _body) = request.into_parts();
+        let (head, body) = request.into_parts();
         if let Err(refusal) = admit(via, head.uri.authority(), &head.headers) {
             Counters::add(&self.counters.requests_refused);
             return self.response(&self.directory.load(), Answer::error(StatusCode::FORBIDDEN, &refusal.to_string()));
+        }
+        if body.size_hint().lower() > BODY_BYTES_MAX {
+            let refusal = format!("a body of more than {BODY_BYTES_MAX} bytes; nothing that is served here takes one");
+            return self.response(&self.directory.load(), Answer::error(StatusCode::PAYLOAD_TOO_LARGE, &refusal));
         }
         let asked = Asked::new(head.method, head.uri.path(), head.uri.query().unwrap_or(""));
         tokio::select! {

@@ -32,23 +32,28 @@ pub(super) enum Via {
 }
 
 impl Swim {
-    /// Takes one claim. True if it speaks against this host.
-    pub(super) fn hear(&mut self, now: Now, claim: Claim, via: Via) -> bool {
+    /// Takes one claim. If it is an accusation that was refuted, gives what its teller is to hear instead: the refutation
+    /// was spread a bounded number of times and has missed it.
+    pub(super) fn hear(&mut self, now: Now, claim: Claim, via: Via) -> Option<Claim> {
         if claim.state == MemberState::Unknown || claim.proof.len() > PROOF_BYTES_MAX || !is_reachable(claim.address) {
-            return false;
+            return None;
         }
         if claim.node == self.me.node {
             return self.defend(now, &claim);
         }
         let held = self.members.get(claim.node).map(|member| &member.claim);
         if !is_plausible(&claim, held.map(|held| held.incarnation)) {
-            return false;
+            return None;
         }
-        match held.cloned() {
-            None => self.meet(now, claim, via),
-            Some(held) => self.learn(now, &held, claim, via),
+        let Some(held) = held.cloned() else {
+            self.meet(now, claim, via);
+            return None;
+        };
+        if is_accusation(&claim) && claim.incarnation < held.incarnation {
+            return Some(held);
         }
-        false
+        self.learn(now, &held, claim, via);
+        None
     }
 
     /// A claim about a host that was not known.
@@ -150,11 +155,10 @@ impl Swim {
         }
     }
 
-    /// A claim about this host. It is alive, whatever is said, and it alone counts its incarnation. True if the claim speaks
-    /// against it: then whoever sent it must hear better, even if the refutation was spread long ago.
-    fn defend(&mut self, now: Now, claim: &Claim) -> bool {
+    /// A claim about this host. It is alive, whatever is said, and it alone counts its incarnation.
+    fn defend(&mut self, now: Now, claim: &Claim) -> Option<Claim> {
         if self.leaving.is_some() {
-            return false;
+            return None;
         }
         let accused = claim.state != MemberState::Alive;
         let wrong = accused || claim.address != self.me.address || claim.name != self.me.name;
@@ -168,7 +172,7 @@ impl Swim {
             }
             self.spread(now, self.me.clone());
         }
-        accused
+        accused.then(|| self.me.clone())
     }
 
     /// What is held against `node`, to be told to it.
@@ -202,9 +206,13 @@ impl Swim {
 /// An incarnation that its host can still refute. Accusations are unsigned and so are held closer to what is known.
 fn is_plausible(claim: &Claim, held: Option<u64>) -> bool {
     let near = held.is_some_and(|held| claim.incarnation <= held.saturating_add(INCARNATION_JUMP_MAX));
-    let accusation = matches!(claim.state, MemberState::Suspect | MemberState::Failed);
-    let believable = claim.incarnation <= INCARNATION_MAX && (!accusation || held.is_none());
+    let believable = claim.incarnation <= INCARNATION_MAX && (!is_accusation(claim) || held.is_none());
     near || believable
+}
+
+/// Said by others, so it may be wrong.
+fn is_accusation(claim: &Claim) -> bool {
+    matches!(claim.state, MemberState::Suspect | MemberState::Failed)
 }
 
 fn is_reachable(address: SocketAddr) -> bool {

@@ -7,7 +7,7 @@ use std::time::Duration;
 /// What a crash costs, with the defaults and N hosts: until somebody probes the dead host about one `probe_interval`; until
 /// that probe has failed `probe_timeout` + `probe_interval`; until the suspicion ends between [`Config::suspicion_min_for`]
 /// (others confirm) and `suspicion_max_mult` times that (nobody does); then a few network latencies until all know. That is
-/// about 3 s for 3 to 50 hosts, and 6 s more where nobody can confirm.
+/// about 3 s for 3 to 50 hosts, and 5 s more where nobody confirms.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Config {
     /// One host is probed per interval, so a host sends and gets about two datagrams an interval, whatever N is. Stretched up

@@ -229,35 +229,27 @@ impl Swim {
         }
         self.wake(now);
         self.heard(now);
-        let mut accused = false;
-        for claim in message.claims {
-            accused |= self.hear(now, claim, Via::Datagram);
-        }
+        let mut corrections: Vec<Claim> =
+            message.claims.into_iter().filter_map(|claim| self.hear(now, claim, Via::Datagram)).collect();
         self.recognise(now, sender, from);
         match message.probe {
             Probe::Ping { number, target } if target == self.me.node => {
-                let mut news = self.held_against(sender);
-                if accused {
-                    news.push(self.me.clone());
-                }
-                self.send(from, Some(sender), Probe::Ack { number }, news);
+                corrections.extend(self.held_against(sender));
+                self.send(from, Some(sender), Probe::Ack { number }, corrections);
                 return;
             }
             Probe::Ping { .. } | Probe::Gossip => {}
             Probe::Ack { number } => {
                 self.take_ack(sender, number);
-                let against = self.held_against(sender);
-                if !against.is_empty() {
-                    self.tell(from, sender, against);
-                }
+                corrections.extend(self.held_against(sender));
             }
             Probe::PingRequest { number, target, address } => {
                 self.relay_ping(now, (sender, from), number, (target, address));
             }
             Probe::Nack { number } => self.take_nack(now, sender, number),
         }
-        if accused && self.leaving.is_none() {
-            self.tell(from, sender, vec![self.me.clone()]);
+        if !corrections.is_empty() {
+            self.tell(from, sender, corrections);
         }
     }
 
@@ -444,6 +436,13 @@ impl Swim {
 
     /// Sends a datagram: `claims` first, then as much news as fits.
     fn send(&mut self, to: SocketAddr, node: Option<NodeId>, probe: Probe, mut claims: Vec<Claim>) {
+        let mut room = self.config.claims_bytes_max;
+        claims.retain(|claim| {
+            let size = claim_bytes_max(claim);
+            let fits = size <= room;
+            room -= if fits { size } else { 0 };
+            fits
+        });
         let sends_max = self.config.retransmissions(self.hosts());
         self.queue.fill(&mut claims, self.config.claims_bytes_max, sends_max);
         self.outputs.push_back(Output::Send { to, node, message: SwimMessage { probe, claims } });

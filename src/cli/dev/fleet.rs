@@ -278,12 +278,15 @@ fn write_configuration(host: &Host, index: usize, first: &Host, home: &Path) -> 
     if index > 0 {
         let _ = writeln!(text, "seeds = [\"{}:7946\"]", first.ip);
     }
+    // Where the redirect rule is loaded, calls go to whoever listens on 127.0.0.1:15001, and nothing that is bound to a VIP
+    // is ever reached: the first host, which is the one called, finds out.
+    let capture = if index == 0 { "auto" } else { "bind" };
     let vip_range = format!("127.{}.0.0/14", 64 + 4 * index);
     let socket = home.join("weft.sock").display().to_string();
     let _ = write!(
         text,
         "[dns]\nlisten = [\"{ip}:8600\"]\nupstreams = []\n[gossip]\nlisten = \"{ip}:7946\"\n[mesh]\nlisten = \
-         \"{ip}:7947\"\n[proxy]\nvip_range = \"{vip_range}\"\ncapture = \"bind\"\nworkers = 1\n[api]\nlisten = \
+         \"{ip}:7947\"\n[proxy]\nvip_range = \"{vip_range}\"\ncapture = \"{capture}\"\nworkers = 1\n[api]\nlisten = \
          \"{ip}:8500\"\nsocket = {socket:?}\n"
     );
     fs::create_dir_all(home.join("services.d"))?;
