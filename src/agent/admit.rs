@@ -8,16 +8,22 @@ use std::time::SystemTime;
 use tracing::warn;
 
 use crate::identity::{Identity, PeerIdentity, verify_record};
-use crate::model::{Instance, NodeFacts, NodeId, Record, RecordKind};
-use crate::wire::body;
+use crate::model::{Instance, NodeFacts, NodeId, Record, RecordKind, ServiceName};
+use crate::wire::body::{self, BodyError};
 
-/// Records of hosts whose node record has not arrived yet, kept for it. What is beyond is repaired by digest.
-const WAITING_MAX: usize = 4096;
+/// Records of hosts whose node record has not arrived yet are kept for it, up to this many bytes. When that is not enough
+/// all of them go: repair by digest brings those that are real.
+const WAITING_BYTES_MAX: usize = 4 * 1024 * 1024;
+/// Origins and reasons named in the log; the rest is only counted.
+const NAMED_MAX: usize = 4096;
+/// As many tags as a service file may give one instance.
+const TAGS_MAX: usize = 64;
 
 /// A record that may be merged, read as far as this agent can.
 #[derive(Debug, Clone)]
 pub(super) enum Admitted {
-    Node(Arc<NodeFacts>),
+    /// And whom its certificate proves; to be kept by [`Gate::prove`] once the record is held.
+    Node(Arc<NodeFacts>, Arc<PeerIdentity>),
     Service(Arc<Instance>),
     /// A tombstone, a floor, or a kind or format that this agent carries without reading.
     Opaque,
@@ -60,9 +66,9 @@ pub(super) enum Verdict {
 /// The gate. Holds the proven record key of every origin.
 #[derive(Default)]
 pub(super) struct Gate {
-    proven: HashMap<NodeId, PeerIdentity>,
+    proven: HashMap<NodeId, Arc<PeerIdentity>>,
     waiting: HashMap<NodeId, Vec<Record>>,
-    waiting_count: usize,
+    waiting_bytes: usize,
     refused: HashMap<Refusal, u64>,
     named: HashSet<(NodeId, Refusal)>,
 }
@@ -74,7 +80,7 @@ impl Gate {
             RecordKind::NODE if !record.header().tombstone => self.judge_node(identity, record, now),
             _ => match self.proven.get(&record.origin()) {
                 None => return self.wait(record),
-                Some(origin) => judge_other(origin, record),
+                Some(origin) => judge_other(origin, record, now),
             },
         };
         match judged {
@@ -86,8 +92,19 @@ impl Gate {
         }
     }
 
-    fn judge_node(&mut self, identity: &Identity, record: &Record, now: SystemTime) -> Result<Admitted, Refusal> {
-        let facts = body::decode_node(record.header().format, record.body()).map_err(|_| Refusal::Malformed)?;
+    fn judge_node(&self, identity: &Identity, record: &Record, now: SystemTime) -> Result<Admitted, Refusal> {
+        if !record.header().key.is_empty() {
+            return Err(Refusal::Malformed);
+        }
+        let facts = match body::decode_node(record.header().format, record.body()) {
+            Ok(facts) => facts,
+            // A known host that has been upgraded: its record is carried, what it said before is what is known of it.
+            Err(BodyError::NewerFormat { .. }) => {
+                let origin = self.proven.get(&record.origin()).ok_or(Refusal::Malformed)?;
+                return judge_other(origin, record, now);
+            }
+            Err(_) => return Err(Refusal::Malformed),
+        };
         let peer = identity.verify_chain(&facts.certificates, now).map_err(|_| Refusal::Certificate)?;
         if peer.node != record.origin() || peer.name != facts.name {
             return Err(Refusal::Certificate);
@@ -95,16 +112,19 @@ impl Gate {
         if !verify_record(&peer.record_key, record) {
             return Err(Refusal::Signature);
         }
-        self.proven.insert(record.origin(), peer);
-        Ok(Admitted::Node(Arc::new(facts)))
+        Ok(Admitted::Node(Arc::new(facts), Arc::new(peer)))
+    }
+
+    /// Believes an origin's certificate from now on.
+    pub(super) fn prove(&mut self, peer: Arc<PeerIdentity>) {
+        self.proven.insert(peer.node, peer);
     }
 
     /// Takes a record from this host's own store: it was judged before it was stored.
     pub(super) fn recall(&mut self, record: &Record) -> Option<Admitted> {
         let admitted = read(record).ok()?;
-        if let Admitted::Node(facts) = &admitted {
-            let peer = PeerIdentity::from_der(facts.certificates.first()?).ok()?;
-            self.proven.insert(record.origin(), peer);
+        if let Admitted::Node(_, peer) = &admitted {
+            self.prove(peer.clone());
         }
         Some(admitted)
     }
@@ -112,14 +132,19 @@ impl Gate {
     /// Trusts this host's own records.
     pub(super) fn know_self(&mut self, identity: &Identity) {
         if let Some(Ok(peer)) = identity.certificates.first().map(|leaf| PeerIdentity::from_der(leaf)) {
-            self.proven.insert(identity.node, peer);
+            self.prove(Arc::new(peer));
         }
+    }
+
+    /// True if the origin's certificate lets it speak for the service.
+    pub(super) fn grants(&self, origin: NodeId, service: &ServiceName) -> bool {
+        self.proven.get(&origin).is_some_and(|peer| peer.grants_service(service))
     }
 
     /// The records that waited for this origin's node record.
     pub(super) fn release(&mut self, origin: NodeId) -> Vec<Record> {
         let released = self.waiting.remove(&origin).unwrap_or_default();
-        self.waiting_count -= released.len();
+        self.waiting_bytes -= released.iter().map(|record| record.encoded().len()).sum::<usize>();
         released
     }
 
@@ -132,7 +157,7 @@ impl Gate {
     /// Counts a refusal and names its origin once.
     pub(super) fn refuse(&mut self, origin: NodeId, refusal: Refusal) {
         *self.refused.entry(refusal).or_default() += 1;
-        if self.named.len() < WAITING_MAX && self.named.insert((origin, refusal)) {
+        if self.named.len() < NAMED_MAX && self.named.insert((origin, refusal)) {
             let name = self.proven.get(&origin).map(|peer| peer.name.to_string()).unwrap_or_default();
             warn!(%origin, name, reason = refusal.as_str(), "records of this host are dropped");
         }
@@ -145,15 +170,21 @@ impl Gate {
     }
 
     fn wait(&mut self, record: &Record) -> Verdict {
-        if self.waiting_count < WAITING_MAX {
-            self.waiting.entry(record.origin()).or_default().push(record.clone());
-            self.waiting_count += 1;
+        self.waiting_bytes += record.encoded().len();
+        self.waiting.entry(record.origin()).or_default().push(record.clone());
+        if self.waiting_bytes > WAITING_BYTES_MAX {
+            self.waiting.clear();
+            self.waiting_bytes = 0;
         }
         Verdict::Waiting
     }
 }
 
-fn judge_other(origin: &PeerIdentity, record: &Record) -> Result<Admitted, Refusal> {
+fn judge_other(origin: &PeerIdentity, record: &Record, now: SystemTime) -> Result<Admitted, Refusal> {
+    // Expiry stops new records; those already held stay until their host fails.
+    if now >= origin.not_after {
+        return Err(Refusal::Certificate);
+    }
     if !verify_record(&origin.record_key, record) {
         return Err(Refusal::Signature);
     }
@@ -173,11 +204,13 @@ fn read(record: &Record) -> Result<Admitted, Refusal> {
     match (header.kind, header.format) {
         (RecordKind::NODE, body::NODE_FORMAT) => {
             let facts = body::decode_node(header.format, record.body()).map_err(|_| Refusal::Malformed)?;
-            Ok(Admitted::Node(Arc::new(facts)))
+            let leaf = facts.certificates.first().ok_or(Refusal::Certificate)?;
+            let peer = PeerIdentity::from_der(leaf).map_err(|_| Refusal::Certificate)?;
+            Ok(Admitted::Node(Arc::new(facts), Arc::new(peer)))
         }
         (RecordKind::SERVICE, body::INSTANCE_FORMAT) => {
             let instance = body::decode_instance(header.format, record.body()).map_err(|_| Refusal::Malformed)?;
-            if instance.id.as_str().as_bytes() != &header.key[..] {
+            if instance.id.as_str().as_bytes() != &header.key[..] || instance.tags.len() > TAGS_MAX {
                 return Err(Refusal::Malformed);
             }
             Ok(Admitted::Service(Arc::new(instance)))

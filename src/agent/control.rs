@@ -12,7 +12,7 @@ use tracing::{error, info, warn};
 
 use super::owner::Owner;
 use super::renewal::Renewal;
-use super::threads::Checks;
+use super::threads::{Alive, Checks};
 use super::{AgentError, system};
 use crate::config::Config;
 use crate::{api, gossip, health, proxy};
@@ -35,7 +35,9 @@ pub(super) struct Inlets {
 
 pub(super) struct Control {
     owner: Owner,
+    /// What the files say now.
     config: Config,
+    started_with: Config,
     inlets: Inlets,
     renewal: Renewal,
     checks: Checks,
@@ -47,6 +49,9 @@ pub(super) struct Control {
     lookup_at: Instant,
     status_at: Instant,
     leaving: Option<Leaving>,
+    /// The part that has ended by itself.
+    broken: Option<&'static str>,
+    parts: Vec<(&'static str, Alive)>,
 }
 
 struct Leaving {
@@ -61,11 +66,13 @@ impl Control {
         inlets: Inlets,
         renewal: Renewal,
         checks: Checks,
+        parts: Vec<(&'static str, Alive)>,
     ) -> Result<Control, AgentError> {
         let listen = |kind| signal(kind).map_err(system("a signal handler"));
         let (seeds, resolved) = mpsc::channel(1);
         Ok(Control {
             owner,
+            started_with: config.clone(),
             config,
             inlets,
             renewal,
@@ -78,11 +85,13 @@ impl Control {
             lookup_at: Instant::now(),
             status_at: Instant::now(),
             leaving: None,
+            broken: None,
+            parts,
         })
     }
 
-    /// Runs until the host has left.
-    pub(super) async fn run(mut self) {
+    /// Runs until the host has left, or until a part of the agent has ended by itself.
+    pub(super) async fn run(mut self) -> Result<(), AgentError> {
         notify(&[NotifyState::Ready, NotifyState::Status(&self.owner.summary())]);
         while !self.is_over() {
             self.owner.turn();
@@ -96,10 +105,13 @@ impl Control {
         }
         self.owner.turn();
         self.owner.close();
+        self.broken.map_or(Ok(()), |part| Err(AgentError::Broken(part)))
     }
 
     fn is_over(&self) -> bool {
-        self.leaving.as_ref().is_some_and(|leaving| self.owner.has_left() || leaving.until <= Instant::now())
+        let left =
+            self.leaving.as_ref().is_some_and(|leaving| self.owner.has_left() || leaving.until <= Instant::now());
+        left || self.broken.is_some()
     }
 
     async fn next_event(&mut self) {
@@ -107,16 +119,26 @@ impl Control {
         let next = [Some(self.owner.next_turn()), Some(self.status_at), Some(self.lookup_at), leave_until];
         let next = next.into_iter().flatten().min().unwrap_or_else(Instant::now);
         tokio::select! {
-            Some(event) = self.inlets.gossip.recv() => {
+            event = self.inlets.gossip.recv() => {
+                let Some(event) = event else { return self.part_has_ended("gossip") };
                 self.owner.on_gossip(event);
                 for _ in 0..BATCH_MAX {
                     let Ok(event) = self.inlets.gossip.try_recv() else { break };
                     self.owner.on_gossip(event);
                 }
             }
-            Some(event) = self.inlets.health.recv() => self.owner.on_health(&event),
-            Some(event) = self.inlets.proxy.recv() => self.owner.on_proxy(event),
-            Some(api::Command::Leave { reply }) = self.inlets.api.recv() => self.leave(Some(reply)),
+            event = self.inlets.health.recv() => match event {
+                Some(event) => self.owner.on_health(&event),
+                None => self.part_has_ended("health"),
+            },
+            event = self.inlets.proxy.recv() => match event {
+                Some(event) => self.owner.on_proxy(event),
+                None => self.part_has_ended("the data plane"),
+            },
+            command = self.inlets.api.recv() => match command {
+                Some(api::Command::Leave { reply }) => self.leave(Some(reply)),
+                None => self.part_has_ended("the API"),
+            },
             Some(seeds) = self.resolved.recv() => self.owner.set_seeds(seeds),
             Some(renewed) = self.renewal.next() => {
                 if let Err(error) = self.owner.renew(renewed) {
@@ -127,6 +149,14 @@ impl Control {
             _ = self.interrupt.recv() => self.leave(None),
             _ = self.hangup.recv() => self.reload(),
             () = sleep_until(next) => {}
+        }
+    }
+
+    /// An agent without one of its parts would look well and be of no use: it ends, and is started again.
+    fn part_has_ended(&mut self, part: &'static str) {
+        if self.broken.is_none() {
+            error!(part, "a part of the agent has ended; the agent stops, to be started again");
+            self.broken = Some(part);
         }
     }
 
@@ -150,7 +180,8 @@ impl Control {
             }
         };
         config.data_dir.clone_from(&self.config.data_dir);
-        let difference = Config::reload_difference(&self.config, &config);
+        // Against what runs, which is what the agent was started with, so that a pending restart is told each time.
+        let difference = Config::reload_difference(&self.started_with, &config);
         if !difference.restart.is_empty() {
             warn!(keys = difference.restart.join(", "), "these keys have changed and take effect at the next start");
         }
@@ -187,14 +218,19 @@ impl Control {
                     Err(error) => warn!(seed = name, %error, "a seed's name does not resolve; it is looked up again"),
                 }
             }
-            // Fails only while the agent stops.
-            let _ = found.send(addresses).await;
+            // None at all is the resolver's fault: those that are known stay. It fails only while the agent stops.
+            if !addresses.is_empty() {
+                let _ = found.send(addresses).await;
+            }
         });
     }
 
     fn keep_status(&mut self) {
         if self.status_at <= Instant::now() {
             self.status_at = Instant::now() + STATUS_INTERVAL;
+            if let Some(part) = self.parts.iter().find(|(_, alive)| !alive.is_alive()).map(|(part, _)| *part) {
+                self.part_has_ended(part);
+            }
             notify(&[NotifyState::Watchdog, NotifyState::Status(&self.owner.summary())]);
         }
     }

@@ -30,6 +30,9 @@ pub(super) struct Sources<'a> {
     pub instances: &'a BTreeMap<(NodeId, String), Arc<Instance>>,
 }
 
+/// Tags of one service that get an address, in alphabetical order.
+const TAG_VIPS_MAX: usize = 64;
+
 /// An instance and its host.
 type Placed = (Arc<Node>, Arc<Instance>);
 
@@ -62,9 +65,13 @@ pub(super) fn build(sources: &Sources<'_>, vips: &mut Vips) -> Directory {
 fn nodes(sources: &Sources<'_>) -> HashMap<NodeId, Arc<Node>> {
     let mut nodes: HashMap<NodeId, Arc<Node>> = HashMap::new();
     for (id, facts) in sources.facts {
-        let unknown = Membership { state: MemberState::Unknown, incarnation: 0 };
-        let own = Membership { state: MemberState::Alive, incarnation: 0 };
-        let default = if *id == sources.local { own } else { unknown };
+        let state = match sources.freshness {
+            _ if *id == sources.local => MemberState::Alive,
+            Freshness::Stale => MemberState::Unknown,
+            // Others are heard of, this one is not: it left records behind.
+            Freshness::Live => MemberState::Failed,
+        };
+        let default = Membership { state, incarnation: 0 };
         let Membership { state, incarnation } = sources.members.get(id).copied().unwrap_or(default);
         // Only of a host that gossip says is alive is it news that its mesh port does not answer; without contact nothing
         // answers, and what was last known is shown.
@@ -77,11 +84,12 @@ fn nodes(sources: &Sources<'_>) -> HashMap<NodeId, Arc<Node>> {
     nodes
 }
 
-/// A reimaged host comes back under its name with a new id; the old one is a ghost once it has failed or left.
+/// A reimaged host comes back under its name with a new id; the old one is a ghost unless somebody hears of it.
 fn drop_ghosts(nodes: &mut HashMap<NodeId, Arc<Node>>) {
-    let usable: HashSet<_> =
-        nodes.values().filter(|node| node.state.is_usable()).map(|node| node.facts.name.clone()).collect();
-    nodes.retain(|_, node| node.state.is_usable() || !usable.contains(&node.facts.name));
+    let heard_of = |node: &Node| matches!(node.state, MemberState::Alive | MemberState::Suspect);
+    let present: HashSet<_> =
+        nodes.values().filter(|node| heard_of(node)).map(|node| node.facts.name.clone()).collect();
+    nodes.retain(|_, node| heard_of(node) || !present.contains(&node.facts.name));
 }
 
 fn service(
@@ -90,9 +98,11 @@ fn service(
     vips: &mut Vips,
     targets: &mut HashMap<Ipv4Addr, VipTarget>,
 ) -> Option<Service> {
-    let (_, first) = instances.first()?;
+    // A host that is gone has no say while there are others.
+    let present = || instances.iter().filter(|(node, _)| node.state.is_usable());
+    let (_, first) = present().next().or(instances.first())?;
     let (vip_port, protocol) = (first.vip_port(), first.protocol);
-    let disputed = instances.iter().any(|(_, other)| other.vip_port() != vip_port || other.protocol != protocol);
+    let disputed = present().any(|(_, other)| other.vip_port() != vip_port || other.protocol != protocol);
     let Some(vip) = vips.of(name, None) else {
         warn!(service = %name, "no address is left in proxy.vip_range; widen it");
         return None;
@@ -101,7 +111,7 @@ fn service(
     let tags: BTreeSet<&Tag> =
         instances.iter().flat_map(|(_, instance)| &instance.tags).filter(|tag| tag.is_label()).collect();
     let mut tag_vips = BTreeMap::new();
-    for tag in tags {
+    for tag in tags.into_iter().take(TAG_VIPS_MAX) {
         if let Some(address) = vips.of(name, Some(tag)) {
             targets.insert(address, Vips::target(name, Some(tag)));
             tag_vips.insert(tag.clone(), address);
@@ -143,6 +153,7 @@ mod tests {
     }
 
     struct World {
+        freshness: Freshness,
         facts: HashMap<NodeId, Arc<NodeFacts>>,
         members: HashMap<NodeId, Membership>,
         instances: BTreeMap<(NodeId, String), Arc<Instance>>,
@@ -153,7 +164,7 @@ mod tests {
             let sources = Sources {
                 local: NodeId([1; 16]),
                 index: 1,
-                freshness: Freshness::Live,
+                freshness: self.freshness,
                 facts: &self.facts,
                 members: &self.members,
                 unreachable: &HashSet::new(),
@@ -167,6 +178,7 @@ mod tests {
     fn the_lowest_node_ids_port_wins_and_the_dispute_is_shown() {
         let (low, high) = (NodeId([1; 16]), NodeId([2; 16]));
         let world = World {
+            freshness: Freshness::Stale,
             facts: HashMap::from([(low, facts("a")), (high, facts("b"))]),
             members: HashMap::new(),
             instances: BTreeMap::from([
@@ -183,6 +195,7 @@ mod tests {
     fn a_label_tag_has_an_address_of_its_own_and_free_text_has_none() {
         let node = NodeId([1; 16]);
         let world = World {
+            freshness: Freshness::Stale,
             facts: HashMap::from([(node, facts("a"))]),
             members: HashMap::new(),
             instances: BTreeMap::from([((node, "pg".into()), instance("pg", 5432, &["primary", "a=b"]))]),
@@ -198,13 +211,17 @@ mod tests {
     fn a_reimaged_host_replaces_its_ghost() {
         let (ghost, new) = (NodeId([3; 16]), NodeId([1; 16]));
         let failed = Membership { state: MemberState::Failed, incarnation: 4 };
-        let world = World {
-            facts: HashMap::from([(ghost, facts("web-01")), (new, facts("web-01"))]),
-            members: HashMap::from([(ghost, failed)]),
-            instances: BTreeMap::from([((ghost, "web".into()), instance("web", 80, &[]))]),
-        };
-        let directory = world.build();
-        assert_eq!(directory.nodes.keys().collect::<Vec<_>>(), [&new]);
-        assert!(directory.services.is_empty());
+        // Other hosts see it fail; the reimaged host itself only finds its own old records with them.
+        for members in [HashMap::from([(ghost, failed)]), HashMap::new()] {
+            let world = World {
+                freshness: Freshness::Stale,
+                facts: HashMap::from([(ghost, facts("web-01")), (new, facts("web-01"))]),
+                members,
+                instances: BTreeMap::from([((ghost, "web".into()), instance("web", 80, &[]))]),
+            };
+            let directory = world.build();
+            assert_eq!(directory.nodes.keys().collect::<Vec<_>>(), [&new]);
+            assert!(directory.services.is_empty());
+        }
     }
 }

@@ -14,7 +14,7 @@ use tokio::sync::watch;
 
 use super::owner::Tally;
 use crate::model::{Directory, Freshness, Health, MemberState, Service};
-use crate::{api, dns, gossip, proxy};
+use crate::{api, catalog, dns, gossip, proxy};
 
 /// Everything that is counted anywhere.
 pub(super) struct Sources {
@@ -49,7 +49,8 @@ impl Sources {
         let mut sample = Sample::default();
         sample.view(&self.directory.load());
         let tally = self.tally.borrow().clone();
-        sample.gauge("weft_catalog_records", "Live records held.", &[], tally.records);
+        sample.catalog(&tally.catalog);
+        sample.counter("weft_store_failures", "Writes to the catalog cache that failed.", &[], tally.store_failures);
         sample.counter("weft_directory_published", "Views published.", &[], tally.published);
         sample.counter(
             "weft_gossip_commands_dropped",
@@ -98,6 +99,28 @@ struct Sample(BTreeMap<String, Family>);
 impl Sample {
     fn counter(&mut self, name: &str, help: &str, labels: &[(&str, &str)], value: u64) {
         self.add(name, help, true, labels, value);
+    }
+
+    fn catalog(&mut self, counters: &catalog::Counters) {
+        self.gauge("weft_catalog_origins", "Hosts whose records are held.", &[], counters.origins);
+        self.gauge("weft_catalog_records", "Live records held.", &[], counters.records);
+        self.gauge(
+            "weft_catalog_records_unconfirmed",
+            "Records from the store that no host has confirmed.",
+            &[],
+            counters.records_unconfirmed,
+        );
+        let counted = [
+            ("records_applied", "Records that changed the catalog.", counters.records_applied),
+            ("deltas_sent", "Datagrams of fresh records sent.", counters.deltas_sent),
+            ("digests_sent", "Digests sent.", counters.digests_sent),
+            ("digests_differing", "Digests received that differed.", counters.digests_differing),
+            ("pulls_started", "Pulls of missing records.", counters.pulls_started),
+            ("pulls_failed", "Pulls that failed.", counters.pulls_failed),
+        ];
+        for (name, help, value) in counted {
+            self.counter(&format!("weft_catalog_{name}"), help, &[], value);
+        }
     }
 
     /// Rejections are one family by reason; the rest have a family each.

@@ -27,6 +27,7 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::SeedableRng;
+use rustls::pki_types::CertificateDer;
 use tokio::sync::{mpsc, watch};
 use tracing::{info, warn};
 
@@ -100,6 +101,9 @@ pub enum AgentError {
     /// A port.
     #[error("{0}")]
     Api(#[from] crate::api::ApiError),
+    /// A part of the agent ended by itself.
+    #[error("{0} has ended by itself; the log says why, and a restart brings it back")]
+    Broken(&'static str),
     /// A record of this host is too large.
     #[error("{0}")]
     Own(String),
@@ -195,9 +199,10 @@ async fn run_here(config: Config) -> Result<(), AgentError> {
     let (services, inlets) = services.start(sources).await?;
     let inlets = Inlets { gossip: gossip_events, proxy: proxy_events, health: inlets.health, api: inlets.api };
     let renewal = renewal::Renewal::start(identity, config.data_dir.clone(), tls);
-    let control = Control::new(owner, config, inlets, renewal, services.checks.clone())?;
+    let parts = vec![("DNS", dns.alive()), ("the API", services.alive())];
+    let control = Control::new(owner, config, inlets, renewal, services.checks.clone(), parts)?;
     info!("weft is ready");
-    control.run().await;
+    let ended = control.run().await;
 
     // In order: no new calls are taken, those under way end, then those who answer questions stop.
     stop.send_replace(true);
@@ -208,7 +213,7 @@ async fn run_here(config: Config) -> Result<(), AgentError> {
         warn!("a part of the agent had panicked; see above");
     }
     info!("weft has stopped");
-    Ok(())
+    ended
 }
 
 fn check_names(config: &Config, identity: &Identity) -> Result<(), AgentError> {
@@ -229,6 +234,8 @@ async fn bind_gossip(
     epoch: u64,
     tls: &TlsContexts,
 ) -> Result<gossip::Bound, AgentError> {
+    let contexts = tls.clone();
+    let identify = move |chain: &[CertificateDer<'_>]| contexts.peer(Some(chain)).ok().map(|peer| peer.node);
     let settings = gossip::Settings {
         listen: config.gossip.listen,
         cluster: identity.cluster.clone(),
@@ -238,15 +245,10 @@ async fn bind_gossip(
         client_tls: tls.gossip_client.clone(),
         server_tls: tls.gossip_server.clone(),
         server_name: tls.server_name.clone(),
-        identify,
+        identify: Arc::new(identify),
         deadlines: gossip::Deadlines::default(),
     };
     Ok(gossip::bind(settings).await?)
-}
-
-fn identify(certificates: &[rustls::pki_types::CertificateDer<'_>]) -> Option<NodeId> {
-    let leaf = certificates.first()?;
-    crate::identity::PeerIdentity::from_der(leaf).ok().map(|peer| peer.node)
 }
 
 /// What this host tells others of itself.

@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime};
 
 use tokio::sync::mpsc;
 use tokio::time::sleep;
-use tracing::{info, warn};
+use tracing::{error, info, warn};
 
 use crate::identity::{Identity, TlsContexts, renew};
 
@@ -34,9 +34,14 @@ impl Renewal {
 
 async fn keep(mut identity: Arc<Identity>, data_dir: PathBuf, tls: TlsContexts, renewed: mpsc::Sender<Arc<Identity>>) {
     loop {
-        sleep(CHECK_INTERVAL).await;
         if SystemTime::now() < identity.renewal_due_at() {
+            sleep(CHECK_INTERVAL).await;
             continue;
+        }
+        if SystemTime::now() >= identity.not_after {
+            error!(
+                "the node certificate has expired: no call crosses the mesh until it is renewed or the host enrols again"
+            );
         }
         match renew(&data_dir, None).await.and_then(|_| Identity::load(&data_dir)) {
             Ok(fresh) => {
@@ -49,6 +54,7 @@ async fn keep(mut identity: Arc<Identity>, data_dir: PathBuf, tls: TlsContexts, 
             }
             Err(error) => {
                 warn!(%error, days = days_left(&identity), "the node certificate could not be renewed; calls end when it expires");
+                sleep(CHECK_INTERVAL).await;
             }
         }
     }

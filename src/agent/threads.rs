@@ -2,7 +2,7 @@
 //! enrolment. Each has a runtime of its own, so that none waits for another.
 
 use std::future::Future;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::thread::JoinHandle;
 
 use arc_swap::ArcSwap;
@@ -20,11 +20,28 @@ use crate::{api, dns, health};
 const API_QUEUE: usize = 64;
 
 /// A thread that runs one future to its end.
-pub(super) struct Thread(JoinHandle<()>);
+pub(super) struct Thread {
+    handle: JoinHandle<()>,
+    alive: Alive,
+}
+
+/// Tells whether a thread still runs.
+#[derive(Clone)]
+pub(super) struct Alive(Weak<()>);
+
+impl Alive {
+    pub(super) fn is_alive(&self) -> bool {
+        self.0.strong_count() > 0
+    }
+}
 
 impl Thread {
+    pub(super) fn alive(&self) -> Alive {
+        self.alive.clone()
+    }
+
     pub(super) fn join(self) {
-        if self.0.join().is_err() {
+        if self.handle.join().is_err() {
             tracing::warn!("a thread of the agent had panicked; see above");
         }
     }
@@ -35,8 +52,15 @@ fn runtime() -> Result<Runtime, AgentError> {
 }
 
 fn spawn(name: &str, runtime: Runtime, work: impl Future<Output = ()> + Send + 'static) -> Result<Thread, AgentError> {
-    let thread = std::thread::Builder::new().name(name.to_owned());
-    thread.spawn(move || runtime.block_on(work)).map(Thread).map_err(system("a thread"))
+    let running = Arc::new(());
+    let alive = Alive(Arc::downgrade(&running));
+    let run = move || {
+        // Dropped when the work ends, also by a panic.
+        let _running = running;
+        runtime.block_on(work);
+    };
+    let handle = std::thread::Builder::new().name(name.to_owned()).spawn(run).map_err(system("a thread"))?;
+    Ok(Thread { handle, alive })
 }
 
 /// Binds the DNS shim and serves it on a thread of its own.
@@ -115,6 +139,10 @@ pub(super) struct RunningServices {
 }
 
 impl RunningServices {
+    pub(super) fn alive(&self) -> Alive {
+        self.thread.alive()
+    }
+
     pub(super) fn join(self) {
         self.thread.join();
     }

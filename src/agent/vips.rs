@@ -15,21 +15,26 @@ const RESERVED_FIRST: u32 = 2;
 /// The broadcast address.
 const RESERVED_LAST: u32 = 1;
 
+/// Tags may take one address in this many.
+const TAG_SHARE: u32 = 4;
+
 /// The table: `SERVICE` or `TAG.SERVICE` to address.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Vips {
     range: Ipv4Net,
     by_name: BTreeMap<String, Ipv4Addr>,
     taken: HashSet<Ipv4Addr>,
+    tag_count: u32,
     changed: bool,
 }
 
 impl Vips {
     /// Takes the kept table; what lies outside the range (it was changed) or collides is left out.
     pub(super) fn new(range: Ipv4Net, kept: BTreeMap<String, Ipv4Addr>) -> Vips {
-        let mut vips = Vips { range, by_name: BTreeMap::new(), taken: HashSet::new(), changed: false };
+        let mut vips = Vips { range, by_name: BTreeMap::new(), taken: HashSet::new(), tag_count: 0, changed: false };
         for (name, address) in kept {
             if vips.is_usable(address) && vips.taken.insert(address) {
+                vips.tag_count += u32::from(name.contains('.'));
                 vips.by_name.insert(name, address);
             }
         }
@@ -45,7 +50,12 @@ impl Vips {
         if let Some(address) = self.by_name.get(&name) {
             return Some(*address);
         }
+        // Tags are the many: they may not leave services without addresses.
+        if tag.is_some() && self.tag_count >= self.size() / TAG_SHARE {
+            return None;
+        }
         let address = self.free_address(&name)?;
+        self.tag_count += u32::from(tag.is_some());
         self.taken.insert(address);
         self.by_name.insert(name, address);
         self.changed = true;
@@ -64,12 +74,17 @@ impl Vips {
 
     fn free_address(&self, name: &str) -> Option<Ipv4Addr> {
         let first = self.range.network().to_bits() + RESERVED_FIRST;
-        let last = self.range.broadcast().to_bits().checked_sub(RESERVED_LAST)?;
-        let size = last.checked_sub(first)?.checked_add(1)?;
-        let start = fnv1a(name) % size;
+        let size = self.size();
+        let start = fnv1a(name) % size.max(1);
         (0..size)
             .map(|step| Ipv4Addr::from_bits(first + (start + step) % size))
             .find(|address| !self.taken.contains(address))
+    }
+
+    /// How many addresses there are to give.
+    fn size(&self) -> u32 {
+        let span = self.range.broadcast().to_bits() - self.range.network().to_bits();
+        (span + 1).saturating_sub(RESERVED_FIRST + RESERVED_LAST)
     }
 
     fn is_usable(&self, address: Ipv4Addr) -> bool {

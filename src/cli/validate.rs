@@ -41,7 +41,7 @@ pub(super) fn run(args: &Args, globals: &Globals) -> Result<(), CliError> {
     match loaded {
         Ok(_) if globals.json => Ok(()),
         Ok(config) => {
-            print(&format_args!("{} is valid, with {} services\n", args.config.display(), config.services.len()))
+            print(&format_args!("{} is valid; services defined: {}\n", args.config.display(), config.services.len()))
         }
         Err(errors) => {
             if !globals.json {

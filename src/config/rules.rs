@@ -27,7 +27,15 @@ pub(super) fn check(draft: &Draft, services: &[ServiceRead], errors: &mut Vec<Co
     }
 }
 
+/// Every worker binds these, and other hosts or the redirect rule are told their numbers beforehand.
+const FIXED_PORTS: [&str; 2] = ["mesh.listen", "proxy.capture_listen"];
+
 fn check_listeners(draft: &Draft, errors: &mut Vec<ConfigError>) {
+    for Spot { value: Listener { key, address }, place } in &draft.listeners {
+        if address.port() == 0 && FIXED_PORTS.contains(key) {
+            errors.push(place.error(format!("{key} = \"{address}\" has port 0"), "give the port itself"));
+        }
+    }
     for (index, Spot { value: Listener { key, address }, place }) in draft.listeners.iter().enumerate() {
         let Listener { key: other_key, address: other } =
             match draft.listeners[..index].iter().find(|earlier| overlaps(earlier.value.address, *address)) {

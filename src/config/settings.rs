@@ -100,9 +100,9 @@ pub struct GossipConfig {
 /// `[mesh]`: traffic between hosts and enrolment, TCP.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct MeshConfig {
-    /// `listen`; port 0 is any free port.
+    /// `listen`; never port 0.
     pub listen: SocketAddr,
-    /// `advertise`, where NAT maps it; else the node's address and the bound port.
+    /// `advertise`, where NAT maps it; else the node's address and the port of `listen`.
     pub advertise: Option<SocketAddr>,
 }
 

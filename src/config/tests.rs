@@ -202,7 +202,8 @@ fn listeners_that_exclude_each_other_are_told() {
                     them another port";
     assert_eq!(mistake(&text), expected);
     assert!(mistake(&format!("{NAMED}[dns]\nlisten = [\"127.64.0.1:53\"]\n")).contains("VIP range"));
-    assert!(read(&format!("{NAMED}[mesh]\nlisten = \"127.0.0.1:0\"\n[gossip]\nlisten = \"127.0.0.1:0\"\n")).is_ok());
+    assert!(read(&format!("{NAMED}[api]\nlisten = \"127.0.0.1:0\"\n[gossip]\nlisten = \"127.0.0.1:0\"\n")).is_ok());
+    assert!(mistake(&format!("{NAMED}[mesh]\nlisten = \"127.0.0.1:0\"\n")).contains("has port 0"));
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! Single texts to checked values: addresses, names, ranges, URLs. Each refusal says what to write instead.
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use ipnet::Ipv4Net;
 
@@ -103,7 +103,11 @@ pub(super) fn service_address(text: &str) -> Result<IpAddr, Fault> {
         Ok(address) if address.is_multicast() || is_broadcast(address) => {
             Err(Fault::new(format!("{text:?} is no single process's address"), "give the address that it listens on"))
         }
-        Ok(address) => Ok(address),
+        Ok(IpAddr::V6(Ipv6Addr::LOCALHOST)) => {
+            let message = format!("{text:?} would make callers from other hosts look like this host's own");
+            Err(Fault::new(message, "let the process listen on 127.0.0.1 as well and leave `address` out"))
+        }
+        Ok(address) => Ok(address.to_canonical()),
         Err(_) => {
             let advice = r#"write an address like "10.0.0.11", without a port, or leave it out for 127.0.0.1"#;
             Err(Fault::new(format!("{text:?} is not an IP address"), advice))

@@ -43,7 +43,7 @@ pub(super) struct Shared {
 impl Shared {
     /// The channel over a finished handshake.
     pub(super) fn channel(&self, tls: TlsStream<TcpStream>) -> Result<Channel<'_>, StreamError> {
-        Channel::new(tls, self.identify, self.deadlines.message, &self.counters)
+        Channel::new(tls, &self.identify, self.deadlines.message, &self.counters)
     }
 }
 

@@ -61,7 +61,7 @@ impl<'a> Channel<'a> {
     /// Holds a finished handshake to what every gossip stream must have shown.
     pub(super) fn new(
         tls: TlsStream<TcpStream>,
-        identify: Identify,
+        identify: &Identify,
         deadline: Duration,
         counters: &'a Counters,
     ) -> Result<Channel<'a>, StreamError> {

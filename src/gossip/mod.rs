@@ -165,7 +165,7 @@ impl Default for Deadlines {
 }
 
 /// Says whose certificate (leaf first) a verified chain is; `None` if it is no node's.
-pub type Identify = fn(&[CertificateDer<'_>]) -> Option<NodeId>;
+pub type Identify = Arc<dyn Fn(&[CertificateDer<'_>]) -> Option<NodeId> + Send + Sync>;
 
 /// What the driver needs to know.
 #[derive(Clone)]

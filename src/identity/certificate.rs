@@ -48,7 +48,7 @@ const DER_OCTET_STRING: u8 = 0x04;
 pub(super) fn check_cluster(name: &str) -> Result<(), IdentityError> {
     let plain = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit();
     let starts_plain = name.bytes().next().is_some_and(plain);
-    let all = name.bytes().all(|b| plain(b) || matches!(b, b'.' | b'-' | b'_'));
+    let all = name.bytes().all(|b| plain(b) || matches!(b, b'-' | b'_'));
     if starts_plain && all && name.len() <= CLUSTER_BYTES_MAX {
         return Ok(());
     }
@@ -246,7 +246,8 @@ mod tests {
 
     #[test]
     fn cluster_names_and_grants_are_held_to_their_alphabet() {
-        assert!(check_cluster("prod.eu-1").is_ok());
+        assert!(check_cluster("prod-eu-1").is_ok());
+        assert!(check_cluster("prod.eu").is_err(), "the configuration takes one label");
         for wrong in ["", "Prod", "a/b", ".x", "a b", &"a".repeat(64)] {
             assert!(check_cluster(wrong).is_err(), "{wrong}");
         }

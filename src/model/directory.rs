@@ -69,8 +69,13 @@ impl Service {
 
     /// The instances that a call may be sent to.
     pub fn candidates<'a>(&'a self, tag: Option<&'a Tag>) -> impl Iterator<Item = &'a (Arc<Node>, Arc<Instance>)> {
+        self.healthy(tag).filter(|(node, _)| node.is_candidate())
+    }
+
+    /// The instances that could take a call if their hosts' mesh ports answered.
+    pub fn healthy<'a>(&'a self, tag: Option<&'a Tag>) -> impl Iterator<Item = &'a (Arc<Node>, Arc<Instance>)> {
         self.instances.iter().filter(move |(node, instance)| {
-            node.is_candidate()
+            node.state.is_usable()
                 && instance.health() != Health::Critical
                 && tag.is_none_or(|tag| instance.tags.contains(tag))
         })

@@ -1,7 +1,7 @@
 //! The caller's side: a connection taken on a VIP goes to one healthy instance, here or on another host.
 //!
-//! A connect that fails is tried again elsewhere, with whatever the application has sent so far; once an instance has
-//! accepted, the stream is its own and ends with it.
+//! A connect that fails is tried again elsewhere; nothing has been read from the application by then. Once an instance
+//! has accepted, the stream is its own and ends with it.
 
 use std::net::Ipv4Addr;
 use std::rc::Rc;
@@ -13,11 +13,11 @@ use tracing::debug;
 use super::deliver;
 use super::link::{Link, LinkError};
 use super::pool::LoadGuard;
-use super::relay::{DirectError, Early, End, Limits, Relay, abort, carry_directly};
+use super::relay::{DirectError, End, Limits, Relay, abort, carry_directly};
 use super::worker::Worker;
 use crate::model::{Directory, Instance, Node, NodeId, Service, ServiceId, ServiceName, Tag};
 use crate::route;
-use crate::wire::frame::{Open, RstReason};
+use crate::wire::frame::Open;
 
 /// Instances tried for one call. Each try costs at most the connect and accept timeouts.
 const TRIES_MAX: usize = 4;
@@ -40,7 +40,7 @@ enum Try {
     /// The call is over, one way or the other.
     Over,
     /// Nobody accepted it; it may be made elsewhere.
-    Elsewhere(TcpStream, Early),
+    Elsewhere(TcpStream),
 }
 
 /// Serves one captured connection from beginning to end.
@@ -56,7 +56,7 @@ pub(super) async fn serve(worker: Rc<Worker>, app: TcpStream, vip: Ipv4Addr, por
         }
     };
     drop(directory);
-    let (mut app, mut early) = (app, Early::default());
+    let mut app = app;
     let mut tried: Vec<(NodeId, ServiceId)> = Vec::new();
     while tried.len() < TRIES_MAX {
         let Some(chosen) = choose(&worker, &call, &tried) else { break };
@@ -65,13 +65,13 @@ pub(super) async fn serve(worker: Rc<Worker>, app: TcpStream, vip: Ipv4Addr, por
         }
         tried.push((chosen.node.id, chosen.instance.id.clone()));
         let outcome = if chosen.node.id == worker.local {
-            call_here(&worker, &call, &chosen, app, early).await
+            call_here(&worker, &call, &chosen, app).await
         } else {
-            call_there(&worker, &call, &chosen, app, early).await
+            call_there(&worker, &call, &chosen, app).await
         };
         match outcome {
             Try::Over => return,
-            Try::Elsewhere(back, sent) => (app, early) = (back, sent),
+            Try::Elsewhere(back) => app = back,
         }
     }
     worker.counters.no_instance.one();
@@ -83,8 +83,13 @@ fn choose(worker: &Worker, call: &Call, tried: &[(NodeId, ServiceId)]) -> Option
     let directory = worker.directory.load();
     let service: &Service = directory.services.get(&call.service)?;
     let fresh = |node: &Node, instance: &Instance| !tried.iter().any(|(n, i)| *n == node.id && *i == instance.id);
-    let candidates: Vec<_> =
+    let mut candidates: Vec<_> =
         service.candidates(call.tag.as_ref()).filter(|(node, instance)| fresh(node, instance)).collect();
+    if candidates.is_empty() {
+        // Nobody answers, as far as this host knows: then it is as well to ask.
+        let unreached = service.healthy(call.tag.as_ref());
+        candidates = unreached.filter(|(node, instance)| fresh(node, instance)).collect();
+    }
     let load = |index: usize| {
         let (node, instance) = candidates[index];
         worker.loads.of(node.id, &instance.id)
@@ -96,15 +101,11 @@ fn choose(worker: &Worker, call: &Call, tried: &[(NodeId, ServiceId)]) -> Option
 }
 
 /// Calls an instance of this host, without crossing the mesh.
-async fn call_here(worker: &Rc<Worker>, call: &Call, chosen: &Chosen, mut app: TcpStream, early: Early) -> Try {
+async fn call_here(worker: &Rc<Worker>, call: &Call, chosen: &Chosen, mut app: TcpStream) -> Try {
     let Ok(mut service) = deliver::connect(&chosen.instance, &worker.settings).await else {
-        return Try::Elsewhere(app, early);
+        return Try::Elsewhere(app);
     };
     worker.counters.direct.one();
-    if deliver::send_early(&mut service, &early).await.is_err() {
-        abort(app);
-        return Try::Over;
-    }
     let carried = carry_directly(&mut app, &mut service, worker.settings.idle_timeout, &worker.scratch);
     let ended = tokio::select! {
         ended = carried => ended,
@@ -132,107 +133,87 @@ async fn call_here(worker: &Rc<Worker>, call: &Call, chosen: &Chosen, mut app: T
 }
 
 /// Calls an instance of another host through its agent.
-async fn call_there(worker: &Rc<Worker>, call: &Call, chosen: &Chosen, app: TcpStream, early: Early) -> Try {
-    let (mut app, mut early) = (app, early);
+async fn call_there(worker: &Rc<Worker>, call: &Call, chosen: &Chosen, mut app: TcpStream) -> Try {
+    let node = &chosen.node;
     // A pooled link may have died since it was last used; that says nothing about the host, so a new one is tried.
-    while let Some(link) = worker.pool.take(chosen.node.id, &worker.scratch) {
-        match carry(worker, call, chosen, link, app, early).await {
+    while let Some(link) = worker.pool.take(node.id, &worker.scratch) {
+        match carry(worker, call, chosen, link, app).await {
             Carried::Over => return Try::Over,
-            Carried::Refused(back, sent) => return Try::Elsewhere(back, sent),
-            Carried::Lost(back, sent, LinkError::Timeout(_)) => {
-                worker.mesh_failed(chosen.node.id);
-                return Try::Elsewhere(back, sent);
-            }
-            Carried::Lost(back, sent, _) => (app, early) = (back, sent),
+            Carried::Refused(back) => return Try::Elsewhere(back),
+            Carried::Lost(back, error @ LinkError::Timeout(_)) => return accuse(worker, node, &error, back),
+            Carried::Lost(back, _) => app = back,
         }
     }
-    let link = match worker.connect(&chosen.node).await {
+    let link = match worker.connect(node).await {
         Ok(link) => link,
-        Err(error) => {
-            debug!(node = %chosen.node.facts.name, address = %chosen.node.facts.mesh, %error, "mesh connect failed");
-            worker.mesh_failed(chosen.node.id);
-            return Try::Elsewhere(app, early);
-        }
+        Err(error) => return accuse(worker, node, &error, app),
     };
-    match carry(worker, call, chosen, link, app, early).await {
+    match carry(worker, call, chosen, link, app).await {
         Carried::Over => Try::Over,
-        Carried::Refused(back, sent) => Try::Elsewhere(back, sent),
-        Carried::Lost(back, sent, error) => {
-            debug!(node = %chosen.node.facts.name, %error, "mesh connection lost before the call was accepted");
-            worker.mesh_failed(chosen.node.id);
-            Try::Elsewhere(back, sent)
-        }
+        Carried::Refused(back) => Try::Elsewhere(back),
+        Carried::Lost(back, error) => accuse(worker, node, &error, back),
     }
+}
+
+/// The host did not take the call; that is told, unless the fault is this host's own.
+fn accuse(worker: &Worker, node: &Node, error: &LinkError, app: TcpStream) -> Try {
+    debug!(node = %node.facts.name, address = %node.facts.mesh, %error, "a call was not taken");
+    if !error.is_local() {
+        worker.mesh_failed(node.id);
+    }
+    Try::Elsewhere(app)
 }
 
 enum Carried {
     Over,
-    Refused(TcpStream, Early),
-    Lost(TcpStream, Early, LinkError),
+    Refused(TcpStream),
+    Lost(TcpStream, LinkError),
 }
 
-async fn carry(
-    worker: &Rc<Worker>,
-    call: &Call,
-    chosen: &Chosen,
-    mut link: Link,
-    mut app: TcpStream,
-    mut early: Early,
-) -> Carried {
-    if let Err(error) = open(call, chosen, &mut link, &early) {
-        return Carried::Lost(app, early, error);
+async fn carry(worker: &Rc<Worker>, call: &Call, chosen: &Chosen, mut link: Link, mut app: TcpStream) -> Carried {
+    if let Err(error) = open(call, chosen, &mut link) {
+        return Carried::Lost(app, error);
     }
-    let not_after = link.not_after();
-    let limits = Limits { idle: worker.settings.idle_timeout, not_after };
-    let mut relay = Relay::calling(&mut app, &mut link, &mut early, &worker.scratch);
+    let limits = Limits { idle: worker.settings.idle_timeout, not_after: link.not_after() };
+    let mut relay = Relay::calling(&mut app, &mut link, &worker.scratch);
     let ended = tokio::select! {
-        ended = relay.run(&limits, worker.settings.accept_timeout) => Some(ended),
-        () = tag_lost(worker, call, chosen) => None,
+        ended = relay.run(&limits, worker.settings.accept_timeout) => ended,
+        () = tag_lost(worker, call, chosen) => End::TagLost,
+        () = worker.host_lost(chosen.node.id) => End::HostLost,
     };
-    let (accepted, up, down) = (relay.is_accepted(), relay.bytes_up, relay.bytes_down);
+    let accepted = relay.is_accepted();
     if accepted {
         worker.counters.streams_out.one();
-        worker.counters.bytes_up.add(up);
-        worker.counters.bytes_down.add(down);
+        worker.counters.bytes_up.add(relay.bytes_up);
+        worker.counters.bytes_down.add(relay.bytes_down);
     }
     match ended {
-        Some(End::Finished) => worker.pool.put(chosen.node.id, link),
-        Some(End::Refused(reason)) => {
+        End::Finished => worker.pool.put(chosen.node.id, link),
+        End::Refused(reason) => {
             debug!(node = %chosen.node.facts.name, instance = %chosen.instance.id, ?reason, "the call was refused there");
             worker.finish(link);
-            return Carried::Refused(app, early);
+            return Carried::Refused(app);
         }
-        Some(End::LostBeforeAccept(error)) => return Carried::Lost(app, early, error),
-        Some(End::LocalReset) => worker.finish(link),
-        Some(End::FarReset) => {
-            worker.finish(link);
+        End::LostBeforeAccept(error) => return Carried::Lost(app, error),
+        // Nobody has taken the call yet, so somebody else can.
+        End::HostLost | End::TagLost if !accepted => return Carried::Refused(app),
+        End::LocalReset => worker.finish(link),
+        ended => {
+            worker.break_off(&ended, link);
             abort(app);
         }
-        None => {
-            worker.counters.tag_moved.one();
-            worker.reset(link, RstReason::Reset);
-            abort(app);
-        }
-        Some(End::Idle) => {
-            worker.counters.idle_closed.one();
-            worker.reset(link, RstReason::Reset);
-            abort(app);
-        }
-        Some(End::Lost(_) | End::Expired) => abort(app),
     }
     Carried::Over
 }
 
-/// Queues OPEN, and what the application has already sent to somebody who did not accept.
-fn open(call: &Call, chosen: &Chosen, link: &mut Link, early: &Early) -> Result<(), LinkError> {
+fn open(call: &Call, chosen: &Chosen, link: &mut Link) -> Result<(), LinkError> {
     let open = Open {
         service: call.service.clone(),
         instance: chosen.instance.id.clone(),
         tag: call.tag.clone(),
         caller: None,
     };
-    link.send(&open.encode().map_err(|_| LinkError::Protocol("an OPEN over its limit"))?)?;
-    deliver::resend_early(link, early)
+    link.send(&open.encode().map_err(|_| LinkError::Protocol("an OPEN over its limit"))?)
 }
 
 /// Ends when the chosen instance no longer has the tag that was asked for; never, where none was.

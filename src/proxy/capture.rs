@@ -13,7 +13,7 @@ use socket2::{Domain, Protocol, Socket, Type};
 use tokio::io::AsyncReadExt;
 use tokio::net::TcpStream;
 use tokio::sync::{mpsc, oneshot, watch};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 use tracing::{info, warn};
 
 use super::worker::Listener;
@@ -23,6 +23,8 @@ use crate::model::Directory;
 pub(super) const PROBE_GREETING: &[u8] = b"weft captures";
 /// The test VIP's port; no service has it, since a VIP answers on its service's port.
 pub(super) const PROBE_PORT: u16 = 1;
+/// A port that was taken may be free by then.
+const RETRY_INTERVAL: Duration = Duration::from_secs(30);
 const PROBE_TIMEOUT: Duration = Duration::from_secs(1);
 /// Pending connections a listener; the kernel caps it at `net.core.somaxconn`.
 const BACKLOG: i32 = 4096;
@@ -91,7 +93,8 @@ pub(super) struct Binder {
 impl Binder {
     pub(super) async fn run(mut self, mode: Mode, mut shutdown: watch::Receiver<bool>) {
         let mut wanted: HashSet<Ipv4Addr> = HashSet::new();
-        let mut bound: HashMap<SocketAddr, bool> = HashMap::new();
+        // Where a bind failed, when: it is tried again after a while.
+        let mut bound: HashMap<SocketAddr, Option<Instant>> = HashMap::new();
         loop {
             tokio::select! {
                 question = self.asked.recv() => {
@@ -114,18 +117,20 @@ impl Binder {
         }
     }
 
-    fn bind(&self, vip: Ipv4Addr, bound: &mut HashMap<SocketAddr, bool>) {
+    fn bind(&self, vip: Ipv4Addr, bound: &mut HashMap<SocketAddr, Option<Instant>>) {
         let directory = self.directory.load();
         let Some((service, _)) = directory.behind(vip) else { return };
         let ports = [Some(service.vip_port), service.protocol.is_http().then_some(80)];
         for port in ports.into_iter().flatten() {
             let address = SocketAddr::from((vip, port));
-            // Tried once: a port that somebody else has, or that needs root, is reported, not fought for.
-            if bound.contains_key(&address) || bound.len() >= BOUND_MAX {
+            // A port that somebody else has, or that needs root, is reported and not fought for.
+            let settled =
+                bound.get(&address).is_some_and(|failed| failed.is_none_or(|at| at.elapsed() < RETRY_INTERVAL));
+            if settled || bound.len() >= BOUND_MAX {
                 continue;
             }
             let done = bind_all(address, self.workers.len());
-            bound.insert(address, done.is_ok());
+            bound.insert(address, done.is_err().then(Instant::now));
             match done {
                 Ok(listeners) => {
                     info!(service = %service.name, %address, "listening for the service");

@@ -1,18 +1,14 @@
-//! Delivery to a service of this host, from an address of Weft's own, and what goes with a call made again.
+//! Delivery to a service of this host, from an address of Weft's own.
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 
-use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::time::timeout;
 
 use super::Settings;
-use super::link::{Link, LinkError};
-use super::relay::Early;
 use crate::config::DELIVERY_SOURCE;
 use crate::model::Instance;
-use crate::wire::frame::FrameHeader;
 
 /// With reusable ports the kernel may choose one that is in use towards the same service; the next is another.
 const PORT_TRIES_MAX: u32 = 4;
@@ -20,10 +16,15 @@ const PORT_TRIES_MAX: u32 = 4;
 /// Connects to where the instance listens.
 pub(super) async fn connect(instance: &Instance, settings: &Settings) -> io::Result<TcpStream> {
     let address = instance.delivery();
-    if let IpAddr::V4(ip) = address.ip()
-        && settings.vip_range.contains(&ip)
-    {
-        return Err(io::Error::new(io::ErrorKind::InvalidInput, "an instance inside the VIP range would loop"));
+    // An IPv4 address in IPv6 clothes is an IPv4 address.
+    let address = SocketAddr::new(address.ip().to_canonical(), address.port());
+    let refused = match address.ip() {
+        IpAddr::V4(ip) if settings.vip_range.contains(&ip) => Some("an instance inside the VIP range would loop"),
+        IpAddr::V6(ip) if ip.is_loopback() => Some("from ::1 the mesh would look like a caller of this host"),
+        _ => None,
+    };
+    if let Some(reason) = refused {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, reason));
     }
     let tcp = timeout(settings.delivery_timeout, dial(address)).await.map_err(|_| io::ErrorKind::TimedOut)??;
     let _ = tcp.set_nodelay(true);
@@ -44,27 +45,4 @@ async fn dial(address: SocketAddr) -> io::Result<TcpStream> {
             connected => return connected,
         }
     }
-}
-
-/// Sends what the caller has sent so far.
-pub(super) async fn send_early(service: &mut TcpStream, early: &Early) -> io::Result<()> {
-    if !early.bytes.is_empty() {
-        service.write_all(&early.bytes).await?;
-    }
-    if early.eof {
-        service.shutdown().await?;
-    }
-    Ok(())
-}
-
-/// Queues what the caller has sent so far.
-pub(super) fn resend_early(link: &mut Link, early: &Early) -> Result<(), LinkError> {
-    if !early.bytes.is_empty() {
-        let header = FrameHeader::data(early.bytes.len()).ok_or(LinkError::Protocol("early data over the limit"))?;
-        link.send(&[&header.encode()[..], &early.bytes].concat())?;
-    }
-    if early.eof {
-        link.send(&FrameHeader::FIN.encode())?;
-    }
-    Ok(())
 }

@@ -25,7 +25,8 @@ use crate::wire::frame::{FrameHeader, FrameKind, HEADER_BYTES, Open, RstReason};
 
 /// A handshake is two round trips and a few hundred microseconds of arithmetic; a peer that needs longer is not served.
 pub(super) const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
-/// A host that vanished without a word: unacknowledged data or three unanswered keepalives end the connection.
+/// A host that vanished without a word while nothing was under way: three unanswered keepalives end the connection.
+/// Not `TCP_USER_TIMEOUT`: since Linux 5.11 it also ends connections whose peer lives but does not read for a while.
 const SILENT_PEER_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long a link that is given up waits for the peer to read its last frame.
 const LINGER_TIMEOUT: Duration = Duration::from_secs(1);
@@ -43,8 +44,17 @@ pub(super) enum LinkError {
     Closed,
     #[error("no answer within {0:?}")]
     Timeout(Duration),
-    #[error("the peer's certificate is not a node certificate of this cluster: {0}")]
+    #[error("the peer is not the host that was called, or none of this cluster: {0}")]
     Peer(String),
+}
+
+impl LinkError {
+    /// True if this host is what failed: nothing is said of the other.
+    pub(super) fn is_local(&self) -> bool {
+        // ENOMEM, ENFILE, EMFILE, EADDRNOTAVAIL, ENETUNREACH, ENOBUFS.
+        const OWN_ERRORS: [i32; 6] = [12, 23, 24, 99, 101, 105];
+        matches!(self, LinkError::Io(error) if error.raw_os_error().is_some_and(|code| OWN_ERRORS.contains(&code)))
+    }
 }
 
 /// What arrived.
@@ -83,7 +93,6 @@ pub(super) fn tune(tcp: &TcpStream) {
     // None of these can fail on a connected TCP socket in a way that would be worth ending it for.
     let _ = socket.set_tcp_nodelay(true);
     let _ = socket.set_tcp_keepalive(&keepalive);
-    let _ = socket.set_tcp_user_timeout(Some(SILENT_PEER_TIMEOUT));
 }
 
 impl Link {
@@ -230,7 +239,21 @@ impl Link {
 
     /// Queues a frame: `frame` is header and body together.
     pub(super) fn send(&mut self, frame: &[u8]) -> Result<(), LinkError> {
-        Ok(self.tls.encrypt(frame, &mut self.out)?)
+        // What the session itself has to say, the answer to a key update for one, goes first.
+        self.settle()?;
+        Ok(self.tls.encrypt(frame, &mut self.partial, &mut self.out)?)
+    }
+
+    /// Shows the session what was received but not consumed, until it has nothing more to say.
+    fn settle(&mut self) -> Result<(), LinkError> {
+        let mut kept = std::mem::take(&mut self.partial);
+        let decrypted = self.tls.decrypt(&mut kept, &mut self.inbox, &mut self.out);
+        let consumed = decrypted.as_ref().map_or(0, |decrypted| decrypted.consumed);
+        kept.drain(..consumed);
+        self.partial = kept;
+        let decrypted = decrypted?;
+        self.eof |= decrypted.phase == Phase::PeerClosed;
+        Ok(())
     }
 
     /// The next frame, if a whole one (or some payload of a DATA frame) is there.
@@ -299,7 +322,7 @@ impl Link {
     /// send a TCP reset, which overtakes it.
     pub(super) async fn finish(mut self, scratch: &Scratch) {
         let farewell = async {
-            self.tls.close(&mut self.out);
+            self.tls.close(&mut self.partial, &mut self.out);
             poll_fn(|cx| self.poll_flush(cx)).await?;
             poll_fn(|cx| Pin::new(&mut self.tcp).poll_shutdown(cx)).await?;
             while !self.eof {

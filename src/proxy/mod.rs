@@ -44,6 +44,8 @@ use worker::{Listener, Parts};
 
 /// Handshakes a worker has under way at most; a host of a large fleet that returns is called by hundreds at once.
 const HALF_OPEN_MAX: usize = 1024;
+/// What a round trip to another agent asks for. It is refused whatever services there are, and counted as nothing.
+const PROBE_NAME: &str = "weft-probe";
 /// Questions of the DNS shim that wait for the binder.
 const ASKED_QUEUE: usize = 256;
 

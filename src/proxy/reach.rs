@@ -2,6 +2,7 @@
 //! and again while it does not answer. A host that is alive by gossip but not here is no candidate.
 
 use std::collections::HashMap;
+use std::future::poll_fn;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -9,22 +10,25 @@ use std::time::Duration;
 
 use rand::RngExt;
 use tokio::task::spawn_local;
-use tokio::time::{Instant, interval};
+use tokio::time::{Instant, interval, timeout};
 
-use super::Event;
+use super::link::{Incoming, LinkError};
 use super::worker::Worker;
-use crate::model::{Node, NodeId};
+use super::{Event, PROBE_NAME};
+use crate::model::{Node, NodeId, ServiceId, ServiceName};
+use crate::wire::frame::Open;
 
 const LOOK_INTERVAL: Duration = Duration::from_millis(500);
 /// A host that does not answer is called again after about this long.
 const RETRY_INTERVAL: Duration = Duration::from_secs(2);
-/// First looks are spread over this long, so that a new host is not called by the whole fleet at once.
+/// First looks are spread over at least this long, and over longer the more hosts there are, so that neither this host
+/// nor one that is new to a large fleet has hundreds of handshakes at once.
 const FIRST_LOOK_SPREAD: Duration = Duration::from_secs(2);
+const FIRST_LOOK_SPREAD_PER_HOST: Duration = Duration::from_millis(10);
 
 /// What was last seen of one host.
 struct Look {
     mesh: SocketAddr,
-    incarnation: u64,
     due: Option<Instant>,
 }
 
@@ -34,10 +38,13 @@ pub(super) async fn watch_hosts(worker: Rc<Worker>) {
     loop {
         ticks.tick().await;
         let now = Instant::now();
-        for node in hosts_of_services(&worker) {
-            let look = looks.entry(node.id).or_insert_with(|| first_look(&worker, &node, now));
-            if look.mesh != node.facts.mesh || look.incarnation != node.incarnation {
-                *look = first_look(&worker, &node, now);
+        let hosts = hosts_of_services(&worker);
+        let count = u32::try_from(hosts.len()).unwrap_or(u32::MAX);
+        let spread = FIRST_LOOK_SPREAD.max(FIRST_LOOK_SPREAD_PER_HOST.saturating_mul(count));
+        for node in hosts {
+            let look = looks.entry(node.id).or_insert_with(|| first_look(&worker, &node, now, spread));
+            if look.mesh != node.facts.mesh {
+                *look = first_look(&worker, &node, now, spread);
             }
             if look.due.is_none() && !node.mesh_reachable {
                 look.due = Some(now + RETRY_INTERVAL);
@@ -52,10 +59,10 @@ pub(super) async fn watch_hosts(worker: Rc<Worker>) {
     }
 }
 
-fn first_look(worker: &Worker, node: &Node, now: Instant) -> Look {
-    let spread_ms = u64::try_from(FIRST_LOOK_SPREAD.as_millis()).unwrap_or(u64::MAX);
+fn first_look(worker: &Worker, node: &Node, now: Instant, spread: Duration) -> Look {
+    let spread_ms = u64::try_from(spread.as_millis()).unwrap_or(u64::MAX);
     let wait = Duration::from_millis(worker.rng.borrow_mut().random_range(0..spread_ms));
-    Look { mesh: node.facts.mesh, incarnation: node.incarnation, due: Some(now + wait) }
+    Look { mesh: node.facts.mesh, due: Some(now + wait) }
 }
 
 /// The other hosts that calls could go to.
@@ -73,14 +80,13 @@ fn hosts_of_services(worker: &Worker) -> Vec<Arc<Node>> {
 }
 
 async fn call(worker: Rc<Worker>, node: Arc<Node>) {
-    match worker.connect(&node).await {
-        Ok(link) => {
-            worker.pool.put(node.id, link);
-            // Only news is told.
-            if !node.mesh_reachable {
-                let _ = worker.events.send(Event::MeshReachable(node.id)).await;
-            }
+    match prove(&worker, &node).await {
+        // Only news is told; it fails only while the agent stops.
+        Ok(()) if !node.mesh_reachable => {
+            let _ = worker.events.send(Event::MeshReachable(node.id)).await;
         }
+        Ok(()) => {}
+        Err(error) if error.is_local() => {}
         Err(error) => {
             if node.mesh_reachable {
                 tracing::warn!(node = %node.facts.name, address = %node.facts.mesh, %error, "mesh port does not answer");
@@ -88,4 +94,32 @@ async fn call(worker: Rc<Worker>, node: Arc<Node>) {
             worker.mesh_failed(node.id);
         }
     }
+}
+
+/// Connects and makes a round trip: a TLS 1.3 client is through with its handshake before the other side has judged its
+/// certificate. What is asked for cannot exist, so nothing is disturbed.
+async fn prove(worker: &Rc<Worker>, node: &Node) -> Result<(), LinkError> {
+    let mut link = worker.connect(node).await?;
+    let name = |_| LinkError::Protocol("an OPEN that cannot be made");
+    let open = Open {
+        service: ServiceName::parse(PROBE_NAME).map_err(name)?,
+        instance: ServiceId::parse(PROBE_NAME).map_err(name)?,
+        tag: None,
+        caller: None,
+    };
+    link.send(&open.encode().map_err(|_| LinkError::Protocol("an OPEN over its limit"))?)?;
+    let answered = async {
+        poll_fn(|cx| link.poll_flush(cx)).await?;
+        loop {
+            match link.next()? {
+                Some(Incoming::Rst(_)) => return Ok(()),
+                Some(_) => return Err(LinkError::Protocol("an answer to a probe that is no RST")),
+                None => poll_fn(|cx| link.poll_recv(cx, &worker.scratch)).await?,
+            }
+        }
+    };
+    let answered = timeout(worker.settings.accept_timeout, answered).await;
+    answered.unwrap_or(Err(LinkError::Timeout(worker.settings.accept_timeout)))?;
+    worker.finish(link);
+    Ok(())
 }

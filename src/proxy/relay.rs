@@ -1,7 +1,8 @@
 //! Carrying one stream between a local application and a [`Link`]: half-close, resets and back-pressure cross it.
 //!
-//! Used on both sides. "Up" is from the local socket into the link. On the caller's side data may be sent before the
-//! far side has accepted; it is kept until then, so that the call can be made elsewhere if it does not.
+//! Used on both sides. "Up" is from the local socket into the link. On the caller's side nothing is read from the
+//! application before the far side has accepted: what it sends meanwhile waits in the kernel's buffer, so that a call
+//! that was not accepted can be made elsewhere and no byte is ever delivered twice.
 
 use std::cell::Cell;
 use std::future::{Future, poll_fn};
@@ -19,8 +20,6 @@ use super::link::{Incoming, Link, LinkError};
 use super::scratch::Scratch;
 use crate::wire::frame::{DATA_BYTES_MAX, FrameHeader, HEADER_BYTES, RstReason};
 
-/// What a caller may send before the far side has accepted (DESIGN: kept until ACCEPT, to be sent elsewhere if need be).
-pub(super) const EARLY_BYTES_MAX: usize = DATA_BYTES_MAX;
 /// How often limits are looked at; they are hours and minutes, so this is exact enough.
 const LIMIT_CHECK_INTERVAL: Duration = Duration::from_secs(5);
 
@@ -43,6 +42,10 @@ pub(super) enum End {
     Idle,
     /// The far side's certificate has expired.
     Expired,
+    /// The instance lost the tag that the stream was opened for.
+    TagLost,
+    /// The other host failed or left.
+    HostLost,
 }
 
 pub(super) struct Relay<'a> {
@@ -50,19 +53,11 @@ pub(super) struct Relay<'a> {
     link: &'a mut Link,
     scratch: &'a Scratch,
     accepted: bool,
-    early: &'a mut Early,
+    fin_sent: bool,
     fin_received: bool,
     moved: Cell<Instant>,
     pub bytes_up: u64,
     pub bytes_down: u64,
-}
-
-/// What the caller has sent that nobody has accepted yet.
-#[derive(Default)]
-pub(super) struct Early {
-    pub bytes: Vec<u8>,
-    /// The application has sent all that it will.
-    pub eof: bool,
 }
 
 /// Limits of one stream.
@@ -75,18 +70,13 @@ pub(super) struct Limits {
 
 impl<'a> Relay<'a> {
     /// The caller's side: OPEN is queued on the link, nobody has accepted.
-    pub(super) fn calling(
-        local: &'a mut TcpStream,
-        link: &'a mut Link,
-        early: &'a mut Early,
-        scratch: &'a Scratch,
-    ) -> Self {
+    pub(super) fn calling(local: &'a mut TcpStream, link: &'a mut Link, scratch: &'a Scratch) -> Self {
         Relay {
             local,
             link,
             scratch,
             accepted: false,
-            early,
+            fin_sent: false,
             fin_received: false,
             moved: Cell::new(Instant::now()),
             bytes_up: 0,
@@ -95,13 +85,8 @@ impl<'a> Relay<'a> {
     }
 
     /// The serving side: ACCEPT is queued on the link.
-    pub(super) fn serving(
-        local: &'a mut TcpStream,
-        link: &'a mut Link,
-        early: &'a mut Early,
-        scratch: &'a Scratch,
-    ) -> Self {
-        Relay { accepted: true, ..Relay::calling(local, link, early, scratch) }
+    pub(super) fn serving(local: &'a mut TcpStream, link: &'a mut Link, scratch: &'a Scratch) -> Self {
+        Relay { accepted: true, ..Relay::calling(local, link, scratch) }
     }
 
     pub(super) fn is_accepted(&self) -> bool {
@@ -124,8 +109,13 @@ impl<'a> Relay<'a> {
                 return Poll::Ready(end.unwrap_or(End::Finished));
             }
             while check.as_mut().poll(cx).is_ready() {
-                if self.moved.get().elapsed() >= limits.idle {
+                let quiet = self.moved.get().elapsed();
+                if quiet >= limits.idle {
                     return Poll::Ready(End::Idle);
+                }
+                if quiet >= LIMIT_CHECK_INTERVAL {
+                    // A long-lived stream that has gone quiet holds no buffers, as a pooled link does not.
+                    self.link.release();
                 }
                 if SystemTime::now() >= limits.not_after {
                     return Poll::Ready(End::Expired);
@@ -161,7 +151,7 @@ impl<'a> Relay<'a> {
             if until_accept && self.accepted {
                 return Ok(Poll::Ready(None));
             }
-            if self.early.eof && self.fin_received && self.link.is_flushed() {
+            if self.fin_sent && self.fin_received && self.link.is_flushed() {
                 return Ok(Poll::Ready(Some(End::Finished)));
             }
             if up.is_pending() && down.is_pending() {
@@ -177,12 +167,11 @@ impl<'a> Relay<'a> {
         if self.link.poll_flush(cx)?.is_pending() {
             return Ok(Poll::Pending);
         }
-        let room = if self.accepted { DATA_BYTES_MAX } else { EARLY_BYTES_MAX - self.early.bytes.len() };
-        if self.early.eof || room == 0 {
+        if self.fin_sent || !self.accepted {
             return Ok(if waited { Poll::Ready(None) } else { Poll::Pending });
         }
         let mut buffer = self.scratch.application();
-        let mut unfilled = ReadBuf::new(&mut buffer[HEADER_BYTES..HEADER_BYTES + room.min(DATA_BYTES_MAX)]);
+        let mut unfilled = ReadBuf::new(&mut buffer[HEADER_BYTES..HEADER_BYTES + DATA_BYTES_MAX]);
         match Pin::new(&mut *self.local).poll_read(cx, &mut unfilled) {
             Poll::Pending => return Ok(if waited { Poll::Ready(None) } else { Poll::Pending }),
             Poll::Ready(Err(_)) => return self.local_reset(),
@@ -190,7 +179,7 @@ impl<'a> Relay<'a> {
         }
         let count = unfilled.filled().len();
         if count == 0 {
-            self.early.eof = true;
+            self.fin_sent = true;
             self.link.send(&FrameHeader::FIN.encode())?;
         } else {
             self.bytes_up += count as u64;
@@ -198,9 +187,6 @@ impl<'a> Relay<'a> {
             let header = FrameHeader::data(count).ok_or(LinkError::Protocol("a read over the limit of a frame"))?;
             frame[..HEADER_BYTES].copy_from_slice(&header.encode());
             self.link.send(frame)?;
-            if !self.accepted {
-                self.early.bytes.extend_from_slice(&frame[HEADER_BYTES..]);
-            }
         }
         drop(buffer);
         // Written at once where the socket takes it, so that a small message costs one wake-up, not two.
@@ -211,16 +197,17 @@ impl<'a> Relay<'a> {
     /// From the link to the application.
     fn poll_down(&mut self, cx: &mut Context<'_>) -> Result<Poll<Option<End>>, LinkError> {
         let mut moved = false;
-        while let Some(incoming) = self.link.next()? {
-            moved = true;
+        // Once both sides have finished, what is there is the next stream's.
+        while !(self.fin_sent && self.fin_received) {
+            let Some(incoming) = self.link.next()? else { break };
             match incoming {
                 Incoming::Accept if !self.accepted => {
                     self.accepted = true;
-                    self.early.bytes = Vec::new();
                 }
                 Incoming::Data if self.accepted && !self.fin_received => {
                     match Pin::new(&mut *self.local).poll_write(cx, self.link.data()) {
-                        Poll::Pending => return Ok(Poll::Pending),
+                        // What moved before it may have opened the way up: until ACCEPT nothing is read from the application.
+                        Poll::Pending => return Ok(if moved { Poll::Ready(None) } else { Poll::Pending }),
                         Poll::Ready(Ok(count)) => {
                             self.bytes_down += count as u64;
                             self.link.take(count);
@@ -233,12 +220,15 @@ impl<'a> Relay<'a> {
                     // Fails only if the application has reset; the next read says so.
                     let _ = Pin::new(&mut *self.local).poll_shutdown(cx);
                 }
+                // No answer to an OPEN: it ends the stream before, whose last bytes found nobody. The link is of no more use.
+                Incoming::Rst(RstReason::Reset) if !self.accepted => return Err(LinkError::Closed),
                 Incoming::Rst(reason) if !self.accepted => return Ok(Poll::Ready(Some(End::Refused(reason)))),
                 Incoming::Rst(_) => return Ok(Poll::Ready(Some(End::FarReset))),
                 _ => return Err(LinkError::Protocol("a frame out of its order")),
             }
+            moved = true;
         }
-        if self.early.eof && self.fin_received {
+        if self.fin_sent && self.fin_received {
             return Ok(if moved { Poll::Ready(None) } else { Poll::Pending });
         }
         match self.link.poll_recv(cx, self.scratch) {

@@ -14,9 +14,9 @@ use tracing::debug;
 use super::deliver;
 use super::link::{HANDSHAKE_TIMEOUT, Incoming, Link, LinkError};
 use super::pool::IDLE_SERVER_MAX;
-use super::relay::{Early, End, Limits, Relay, abort};
+use super::relay::{End, Limits, Relay, abort};
 use super::worker::Worker;
-use super::{EnrollConnection, HALF_OPEN_MAX};
+use super::{EnrollConnection, HALF_OPEN_MAX, PROBE_NAME};
 use crate::identity::{Alpn, server_config_for};
 use crate::model::{Health, Instance, Tag};
 use crate::wire::frame::{FrameHeader, Open, RstReason};
@@ -30,10 +30,10 @@ pub(super) async fn serve(worker: Rc<Worker>, tcp: TcpStream) {
         worker.counters.handshakes_failed.one();
         return;
     }
-    worker.half_open.set(worker.half_open.get() + 1);
-    let link = shake_hands(&worker, tcp).await;
-    worker.half_open.set(worker.half_open.get() - 1);
-    match link {
+    let half_open = HalfOpen::enter(worker.clone());
+    let link = timeout(HANDSHAKE_TIMEOUT, shake_hands(&worker, tcp)).await;
+    drop(half_open);
+    match link.unwrap_or(Err(LinkError::Timeout(HANDSHAKE_TIMEOUT))) {
         Ok(Some(link)) => {
             worker.counters.connections_in.one();
             serve_streams(&worker, link).await;
@@ -46,11 +46,26 @@ pub(super) async fn serve(worker: Rc<Worker>, tcp: TcpStream) {
     }
 }
 
+/// A place among the handshakes under way, given back however the handshake ends.
+struct HalfOpen(Rc<Worker>);
+
+impl HalfOpen {
+    fn enter(worker: Rc<Worker>) -> HalfOpen {
+        worker.half_open.set(worker.half_open.get() + 1);
+        HalfOpen(worker)
+    }
+}
+
+impl Drop for HalfOpen {
+    fn drop(&mut self) {
+        self.0.half_open.set(self.0.half_open.get() - 1);
+    }
+}
+
 /// The mesh link, or nothing where the connection is an enrolment and went elsewhere.
 async fn shake_hands(worker: &Worker, mut tcp: TcpStream) -> Result<Option<Link>, LinkError> {
     let mut received = Vec::new();
-    let hello = timeout(HANDSHAKE_TIMEOUT, read_hello(&mut tcp, &mut received));
-    let accepted = hello.await.map_err(|_| LinkError::Timeout(HANDSHAKE_TIMEOUT))??;
+    let accepted = read_hello(&mut tcp, &mut received).await?;
     match server_config_for(&worker.tls, &accepted.client_hello()) {
         Some((Alpn::Mesh, config)) => {
             let link = Link::accept(tcp, config, received, &worker.scratch).await?;
@@ -92,8 +107,13 @@ async fn read_hello(tcp: &mut TcpStream, received: &mut Vec<u8>) -> Result<rustl
 
 async fn serve_streams(worker: &Rc<Worker>, mut link: Link) {
     let not_after = link.not_after();
+    let mut shutdown = worker.shutdown.clone();
     loop {
-        let open = match timeout(IDLE_SERVER_MAX, next_open(worker, &mut link)).await {
+        let open = tokio::select! {
+            open = timeout(IDLE_SERVER_MAX, next_open(worker, &mut link)) => open,
+            _ = shutdown.wait_for(|stop| *stop) => return worker.finish(link),
+        };
+        let open = match open {
             Ok(Ok(open)) => open,
             Ok(Err(LinkError::Closed | LinkError::Io(_))) => return,
             Ok(Err(error)) => {
@@ -103,6 +123,9 @@ async fn serve_streams(worker: &Rc<Worker>, mut link: Link) {
             }
             Err(_) => return worker.finish(link),
         };
+        if *worker.shutdown.borrow() {
+            return worker.reset(link, RstReason::Draining);
+        }
         if SystemTime::now() >= not_after {
             return worker.reset(link, RstReason::NotAllowed);
         }
@@ -130,6 +153,10 @@ async fn next_open(worker: &Worker, link: &mut Link) -> Result<Open, LinkError> 
 /// Carries one stream. Gives the link back if it can take another.
 async fn serve_stream(worker: &Rc<Worker>, mut link: Link, open: &Open, not_after: SystemTime) -> Option<Link> {
     let _active = worker.enter();
+    if open.service.as_str() == PROBE_NAME {
+        worker.reset(link, RstReason::NoSuchInstance);
+        return None;
+    }
     let instance = match find(worker, open) {
         Ok(instance) => instance,
         Err(reason) => {
@@ -148,37 +175,22 @@ async fn serve_stream(worker: &Rc<Worker>, mut link: Link, open: &Open, not_afte
     }
     worker.counters.streams_in.one();
     let limits = Limits { idle: worker.settings.idle_timeout, not_after };
-    let mut early = Early::default();
-    let mut relay = Relay::serving(&mut service, &mut link, &mut early, &worker.scratch);
+    let peer = link.peer().map(|peer| peer.node);
+    let mut relay = Relay::serving(&mut service, &mut link, &worker.scratch);
     let ended = tokio::select! {
-        ended = relay.run(&limits, HANDSHAKE_TIMEOUT) => Some(ended),
-        () = tag_lost(worker, &instance, open.tag.as_ref()) => None,
+        ended = relay.run(&limits, HANDSHAKE_TIMEOUT) => ended,
+        () = tag_lost(worker, &instance, open.tag.as_ref()) => End::TagLost,
+        () = worker.peer_lost(peer) => End::HostLost,
     };
     worker.counters.bytes_down.add(relay.bytes_up);
     worker.counters.bytes_up.add(relay.bytes_down);
     match ended {
-        Some(End::Finished) => return Some(link),
-        Some(End::LocalReset) => worker.finish(link),
-        Some(End::FarReset) => {
-            worker.finish(link);
+        End::Finished => return Some(link),
+        End::LocalReset => worker.finish(link),
+        ended => {
+            worker.break_off(&ended, link);
             abort(service);
         }
-        None => {
-            worker.counters.tag_moved.one();
-            worker.reset(link, RstReason::Reset);
-            abort(service);
-        }
-        Some(End::Idle) => {
-            worker.counters.idle_closed.one();
-            worker.reset(link, RstReason::Reset);
-            abort(service);
-        }
-        Some(End::Lost(LinkError::Protocol(error))) => {
-            worker.counters.protocol_errors.one();
-            debug!(error, "mesh stream ended");
-            abort(service);
-        }
-        Some(_) => abort(service),
     }
     None
 }

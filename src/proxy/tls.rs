@@ -118,28 +118,27 @@ impl Tls {
                 Ok(Step::Again) => {}
                 Ok(Step::Stop(phase)) => return Ok(Decrypted { consumed, phase }),
                 Err(error) => {
-                    self.queue_alert(out);
+                    self.queue_alert(&mut incoming[consumed..], out);
                     return Err(error);
                 }
             }
         }
     }
 
-    /// Encrypts application data. Only after the handshake.
-    pub(super) fn encrypt(&mut self, plain: &[u8], out: &mut Outgoing) -> Result<(), rustls::Error> {
-        // A key update, if one is due, is answered first: `decrypt` of nothing drains what the session has to say.
-        self.decrypt(&mut [], &mut Vec::new(), out)?;
+    /// Encrypts application data. Only after the handshake. `kept` is the input that [`Tls::decrypt`] did not consume:
+    /// the session remembers places in it and must be shown it at every call.
+    pub(super) fn encrypt(&mut self, plain: &[u8], kept: &mut [u8], out: &mut Outgoing) -> Result<(), rustls::Error> {
         match self {
-            Tls::Client(session) => encrypt_with(session.process_tls_records(&mut []), plain, out),
-            Tls::Server(session) => encrypt_with(session.process_tls_records(&mut []), plain, out),
+            Tls::Client(session) => encrypt_with(session.process_tls_records(kept), plain, out),
+            Tls::Server(session) => encrypt_with(session.process_tls_records(kept), plain, out),
         }
     }
 
     /// Says that nothing more will be sent.
-    pub(super) fn close(&mut self, out: &mut Outgoing) {
+    pub(super) fn close(&mut self, kept: &mut [u8], out: &mut Outgoing) {
         match self {
-            Tls::Client(session) => queue_close(session.process_tls_records(&mut []), out),
-            Tls::Server(session) => queue_close(session.process_tls_records(&mut []), out),
+            Tls::Client(session) => queue_close(session.process_tls_records(kept), out),
+            Tls::Server(session) => queue_close(session.process_tls_records(kept), out),
         }
     }
 
@@ -151,15 +150,13 @@ impl Tls {
         certificates.unwrap_or_default()
     }
 
-    fn queue_alert(&mut self, out: &mut Outgoing) {
+    /// After an error the session hands out, once, the alert that tells the peer why.
+    fn queue_alert(&mut self, rest: &mut [u8], out: &mut Outgoing) {
         let mut nothing = Vec::new();
-        // After an error the session still hands out the alert that tells the peer why.
-        for _ in 0..2 {
-            let _ = match self {
-                Tls::Client(session) => take_step(session.process_tls_records(&mut []), &mut nothing, out),
-                Tls::Server(session) => take_step(session.process_tls_records(&mut []), &mut nothing, out),
-            };
-        }
+        let _ = match self {
+            Tls::Client(session) => take_step(session.process_tls_records(rest), &mut nothing, out),
+            Tls::Server(session) => take_step(session.process_tls_records(rest), &mut nothing, out),
+        };
     }
 }
 

@@ -2,7 +2,7 @@
 //! published directory, the counters and the listening ports (`SO_REUSEPORT`), so a slow control plane cannot slow them.
 
 use std::cell::{Cell, RefCell};
-use std::future::Future;
+use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -17,13 +17,13 @@ use tokio::runtime::{Builder, LocalOptions};
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::spawn_local;
 use tokio::time::{interval, sleep, timeout};
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
 use super::capture::{PROBE_GREETING, PROBE_PORT, probe_vip};
 use super::counters::Counters;
 use super::link::{Link, LinkError};
 use super::pool::{Loads, Pool};
-use super::relay::abort;
+use super::relay::{End, abort};
 use super::scratch::Scratch;
 use super::{EnrollConnection, Event, Settings, caller, reach, serving};
 use crate::identity::TlsContexts;
@@ -68,10 +68,13 @@ pub(super) struct Worker {
     pub counters: Arc<Counters>,
     pub events: mpsc::Sender<Event>,
     pub enroll: mpsc::Sender<EnrollConnection>,
+    pub shutdown: watch::Receiver<bool>,
     pub pool: Pool,
     pub loads: Loads,
     pub scratch: Scratch,
     pub rng: RefCell<ChaCha8Rng>,
+    /// Wakes the streams to a host when it has failed or left.
+    lost_signals: RefCell<HashMap<NodeId, Rc<Notify>>>,
     /// Handshakes under way.
     pub half_open: Cell<usize>,
     /// Calls taken and not ended, for draining.
@@ -100,15 +103,18 @@ async fn work(parts: Parts) {
         counters,
         events,
         enroll,
+        shutdown: shutdown.clone(),
         pool: Pool::default(),
         loads: Loads::default(),
         scratch: Scratch::new(),
         rng: RefCell::new(rng),
+        lost_signals: RefCell::default(),
         half_open: Cell::new(0),
         active: Cell::new(0),
         quiet: Notify::new(),
     });
     spawn_local(prune(worker.clone()));
+    spawn_local(signal_lost_hosts(worker.clone()));
     if index == 0 {
         spawn_local(reach::watch_hosts(worker.clone()));
     }
@@ -159,6 +165,24 @@ async fn prune(worker: Rc<Worker>) {
     }
 }
 
+/// Tells streams when the host on their other side has failed or left, and drops its pooled links.
+async fn signal_lost_hosts(worker: Rc<Worker>) {
+    let mut changes = worker.changes.clone();
+    while changes.changed().await.is_ok() {
+        let directory = worker.directory.load_full();
+        let mut signals = worker.lost_signals.borrow_mut();
+        signals.retain(|node, signal| {
+            let lost = directory.nodes.get(node).is_some_and(|node| !node.state.is_usable());
+            if lost {
+                signal.notify_waiters();
+                worker.pool.forget(*node);
+            }
+            // Kept while a stream listens.
+            Rc::strong_count(signal) > 1
+        });
+    }
+}
+
 impl Worker {
     fn take(self: Rc<Self>, listener: &Listener, tcp: TcpStream) {
         match listener {
@@ -186,30 +210,17 @@ impl Worker {
             spawn_local(greet(tcp));
             return;
         }
-        let worker = self.clone();
-        self.count_call(caller::serve(worker, tcp, vip, port));
-    }
-
-    /// Runs a call, counted for draining.
-    fn count_call(self: Rc<Self>, call: impl Future<Output = ()> + 'static) {
-        self.active.set(self.active.get() + 1);
+        let active = self.enter();
         spawn_local(async move {
-            call.await;
-            self.call_ended();
+            caller::serve(self, tcp, vip, port).await;
+            drop(active);
         });
     }
 
-    /// Counts a stream of another host; the guard counts it out.
+    /// Counts something that draining waits for; the guard counts it out.
     pub(super) fn enter(self: &Rc<Self>) -> ActiveGuard {
         self.active.set(self.active.get() + 1);
         ActiveGuard(self.clone())
-    }
-
-    fn call_ended(&self) {
-        self.active.set(self.active.get() - 1);
-        if self.active.get() == 0 {
-            self.quiet.notify_waiters();
-        }
     }
 
     async fn drained(&self) {
@@ -235,8 +246,8 @@ impl Worker {
                 Ok(link)
             }
             peer => {
-                let found = peer.map(|peer| peer.name.to_string()).unwrap_or_default();
-                Err(LinkError::Peer(format!("{} answers as {found}, another host", node.facts.mesh)))
+                let found = peer.map(|peer| format!("{} ({})", peer.name, peer.node)).unwrap_or_default();
+                Err(LinkError::Peer(format!("{} answers as {found}, not as {}", node.facts.mesh, node.id)))
             }
         }
     }
@@ -259,8 +270,39 @@ impl Worker {
 
     /// Ends a link in the background, letting the peer read what is queued.
     pub(super) fn finish(self: &Rc<Self>, link: Link) {
-        let worker = self.clone();
-        spawn_local(async move { link.finish(&worker.scratch).await });
+        let active = self.enter();
+        spawn_local(async move { link.finish(&active.0.scratch).await });
+    }
+
+    /// Ends a stream that cannot go on, and its link, and counts why.
+    pub(super) fn break_off(self: &Rc<Self>, ended: &End, link: Link) {
+        match ended {
+            End::FarReset => return self.finish(link),
+            End::TagLost => self.counters.tag_moved.one(),
+            End::Idle => self.counters.idle_closed.one(),
+            End::Lost(LinkError::Protocol(error)) => {
+                self.counters.protocol_errors.one();
+                debug!(error, "a stream ended");
+                return;
+            }
+            End::Lost(_) | End::HostLost => return,
+            _ => {}
+        }
+        self.reset(link, RstReason::Reset);
+    }
+
+    /// Ends when a host has failed or left: what was sent to it would otherwise be retransmitted for a quarter of an hour.
+    pub(super) async fn host_lost(&self, node: NodeId) {
+        let lost = self.lost_signals.borrow_mut().entry(node).or_default().clone();
+        lost.notified().await;
+    }
+
+    /// [`Worker::host_lost`] of a peer that may not be known.
+    pub(super) async fn peer_lost(&self, node: Option<NodeId>) {
+        match node {
+            Some(node) => self.host_lost(node).await,
+            None => std::future::pending().await,
+        }
     }
 
     /// Resets the stream on a link and ends the link.
@@ -275,7 +317,11 @@ pub(super) struct ActiveGuard(Rc<Worker>);
 
 impl Drop for ActiveGuard {
     fn drop(&mut self) {
-        self.0.call_ended();
+        let active = self.0.active.get() - 1;
+        self.0.active.set(active);
+        if active == 0 {
+            self.0.quiet.notify_waiters();
+        }
     }
 }
 

@@ -24,3 +24,4 @@ mod host_death;
 mod hostile_network;
 mod intruder;
 mod red_check;
+mod unreachable;

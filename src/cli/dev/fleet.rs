@@ -190,7 +190,7 @@ impl Fleet {
                 let ended = host.child.as_mut().and_then(|child| child.try_wait().ok().flatten());
                 if let Some(status) = ended {
                     host.child = None;
-                    remark(&format!("{} has ended ({status}); the others go on", host.name));
+                    remark(&format!("{} has ended ({status}); the others go on\n", host.name));
                 }
             }
         }
@@ -214,7 +214,7 @@ impl Fleet {
             let _ = child.wait();
         }
         if let Err(error) = fs::remove_dir_all(&self.directory) {
-            remark(&format!("{} could not be removed: {error}", self.directory.display()));
+            remark(&format!("{} could not be removed: {error}\n", self.directory.display()));
         }
     }
 

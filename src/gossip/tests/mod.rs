@@ -95,7 +95,7 @@ impl Ca {
             client_tls: self.client(Some(&leaf), ALPN),
             server_tls: self.server(&leaf),
             server_name: NAME.try_into().unwrap(),
-            identify,
+            identify: Arc::new(identify),
             deadlines: Deadlines::default(),
         }
     }

@@ -1,0 +1,220 @@
+//! Records as they come: judged, merged, kept at hand, let go. What they say is in the owner's caches afterwards.
+
+use std::collections::HashSet;
+use std::time::{Duration, SystemTime};
+
+use tokio::time::Instant;
+use tracing::{debug, error, warn};
+
+use super::super::admit::{Admitted, Refusal, Verdict};
+use super::super::own::OwnLog;
+use super::Owner;
+use crate::catalog::{Merge, Relay};
+use crate::model::{NodeId, Now, Record, RecordId, RecordKind, Version};
+
+/// A host whose disk was set back meets its own past once. One that meets it again and again has a twin.
+const RISES_MAX: u32 = 4;
+/// Records of one peer that may prove false within a second before its deltas are ignored for the rest of it: a check of
+/// a signature costs 50 µs, and they are the owner's.
+const OFFENCES_MAX: u32 = 50;
+/// Records of a host that membership does not know are kept this long; it may yet be heard of.
+const STRANGER_LIFETIME: Duration = Duration::from_secs(3600);
+/// A pull that brought at most this many records is news to be spread; more is bulk repair, which spreads by digests.
+const NEWS_RECORDS_MAX: usize = 256;
+
+/// A pull under way.
+#[derive(Debug, Default)]
+pub(super) struct Pulled {
+    /// What has come and is not taken yet.
+    pub(super) records: Vec<Record>,
+    /// More has come than news would be.
+    pub(super) is_bulk: bool,
+}
+
+/// Whether a record was what it said.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Taken {
+    Fairly,
+    False,
+}
+
+impl Owner {
+    /// Small pulls are news and are told on; large ones are repair. Which it is shows at the end.
+    pub(super) fn on_pulled(&mut self, now: Now, from: NodeId, records: Vec<Record>, done: bool) {
+        let mut pull = self.pulled.remove(&from).unwrap_or_default();
+        pull.records.extend(records);
+        pull.is_bulk |= pull.records.len() > NEWS_RECORDS_MAX;
+        let relay = if pull.is_bulk { Relay::Quiet } else { Relay::Eager };
+        let held = if done || pull.is_bulk { std::mem::take(&mut pull.records) } else { Vec::new() };
+        if !done {
+            self.pulled.insert(from, pull);
+        }
+        self.take_records(now, held, relay);
+        if done {
+            self.catalog.pulled(now, from);
+        }
+    }
+
+    pub(super) fn take_own(&mut self, now: Now, record: Record) {
+        let admitted = self.gate.recall(&record).unwrap_or(Admitted::Opaque);
+        self.merge(now, record, &admitted, Relay::Eager);
+    }
+
+    pub(super) fn is_patient_with(&mut self, sender: NodeId) -> bool {
+        if self.offences_since.elapsed() >= Duration::from_secs(1) {
+            self.offences_since = Instant::now();
+            self.offences.clear();
+        }
+        self.offences.get(&sender).is_none_or(|count| *count < OFFENCES_MAX)
+    }
+
+    pub(super) fn take_records(&mut self, now: Now, records: Vec<Record>, relay: Relay) {
+        for record in records {
+            self.take_record(now, record, relay);
+        }
+    }
+
+    pub(super) fn take_record(&mut self, now: Now, record: Record, relay: Relay) -> Taken {
+        if record.origin() == self.local {
+            self.meet_own_past(now, &record);
+            return Taken::Fairly;
+        }
+        if let Some(held) = self.catalog.get(&record.id())
+            && held.version() >= record.version()
+        {
+            // Nothing new. The same bytes from a peer confirm what came from the store.
+            if held.encoded() == record.encoded() {
+                self.catalog.merge(now, record, relay);
+            }
+            return Taken::Fairly;
+        }
+        match self.gate.judge(&self.identity, &record, SystemTime::now()) {
+            Verdict::Admitted(admitted) => {
+                let origin = record.origin();
+                let is_node = matches!(admitted, Admitted::Node(..));
+                self.merge(now, record, &admitted, relay);
+                if is_node {
+                    let released = self.gate.release(origin);
+                    self.take_records(now, released, relay);
+                }
+                Taken::Fairly
+            }
+            Verdict::Waiting => Taken::Fairly,
+            Verdict::Refused(refusal) => {
+                debug!(?record, ?refusal, "record refused");
+                Taken::False
+            }
+        }
+    }
+
+    /// Others hold records of this host that are newer than its own: its disk went back in time. It speaks again from
+    /// beyond them.
+    fn meet_own_past(&mut self, now: Now, record: &Record) {
+        if record.version() <= self.own.version() || self.rises >= RISES_MAX {
+            return;
+        }
+        if !crate::identity::verify_record(&self.identity.record_key.public(), record) {
+            return self.gate.refuse(self.local, Refusal::OwnName);
+        }
+        self.rises += 1;
+        if self.rises == RISES_MAX {
+            error!(
+                "another host runs with this host's identity (was its disk cloned?): enrol one of them anew, with an empty data directory"
+            );
+            return;
+        }
+        let epoch = record.version().epoch.saturating_add(1);
+        warn!(
+            version = %record.version(), epoch,
+            "other hosts hold records of this host from a later start: was its disk restored? it goes on beyond them"
+        );
+        self.own = OwnLog::new(self.local, epoch);
+        self.out.store.raise_epoch(epoch);
+        if let Err(error) = self.republish(now, Version { epoch, sequence: 0 }) {
+            error!(%error, "this host's records could not be published again");
+        }
+    }
+
+    fn merge(&mut self, now: Now, record: Record, admitted: &Admitted, relay: Relay) {
+        match self.catalog.merge(now, record.clone(), relay) {
+            Merge::Applied { voided, .. } => {
+                for id in &voided {
+                    self.forget_record(id);
+                }
+                voided.into_iter().for_each(|id| self.out.store.remove_record(id));
+                self.note(&record, admitted);
+                self.out.store.save_record(record);
+            }
+            Merge::Known | Merge::Void => {}
+            Merge::Refused(reason) => warn!(?record, ?reason, "the catalog refused a record"),
+        }
+    }
+
+    /// Keeps what a record says at hand.
+    pub(super) fn note(&mut self, record: &Record, admitted: &Admitted) {
+        let key = || (record.origin(), String::from_utf8_lossy(&record.header().key).into_owned());
+        match admitted {
+            Admitted::Node(facts, peer) => {
+                self.gate.prove(peer.clone());
+                self.facts.insert(record.origin(), facts.clone());
+                // A new certificate may grant less than the one before.
+                let origin = record.origin();
+                self.instances.retain(|(node, _), instance| *node != origin || peer.grants_service(&instance.service));
+            }
+            Admitted::Service(instance) => {
+                self.instances.insert(key(), instance.clone());
+            }
+            Admitted::Opaque if record.header().kind == RecordKind::SERVICE => {
+                self.instances.remove(&key());
+            }
+            Admitted::Opaque if record.header().kind == RecordKind::NODE && record.header().tombstone => {
+                self.facts.remove(&record.origin());
+            }
+            Admitted::Opaque => {}
+        }
+        self.dirty = true;
+    }
+
+    pub(super) fn forget_record(&mut self, id: &RecordId) {
+        if id.kind == RecordKind::SERVICE {
+            self.instances.remove(&(id.origin, String::from_utf8_lossy(&id.key).into_owned()));
+        } else if id.kind == RecordKind::NODE {
+            self.facts.remove(&id.origin);
+        }
+        self.dirty = true;
+    }
+
+    pub(super) fn forget_origin(&mut self, node: NodeId) {
+        let ids: Vec<RecordId> = self.catalog.held().filter(|record| record.origin() == node).map(Record::id).collect();
+        self.catalog.forget_origin(node);
+        ids.iter().for_each(|id| self.forget_record(id));
+        ids.into_iter().for_each(|id| self.out.store.remove_record(id));
+        self.gate.forget(node);
+        self.facts.remove(&node);
+        self.pulled.remove(&node);
+        self.unreachable.remove(&node);
+        self.dirty = true;
+    }
+
+    /// Lets go of hosts that left records behind but that membership has not known for long: nobody else would.
+    pub(super) fn forget_strangers(&mut self) {
+        let known: HashSet<NodeId> = self.swim.members().map(|member| member.node).collect();
+        self.strangers.retain(|node, _| !known.contains(node));
+        if !self.swim.in_contact() {
+            return self.strangers.clear();
+        }
+        for node in self.facts.keys().filter(|node| **node != self.local && !known.contains(*node)) {
+            self.strangers.entry(*node).or_insert_with(Instant::now);
+        }
+        let gone: Vec<NodeId> = self
+            .strangers
+            .iter()
+            .filter(|(_, since)| since.elapsed() > STRANGER_LIFETIME)
+            .map(|(node, _)| *node)
+            .collect();
+        for node in gone {
+            self.strangers.remove(&node);
+            self.forget_origin(node);
+        }
+    }
+}
