@@ -18,6 +18,8 @@ mod reach;
 mod relay;
 mod scratch;
 mod serving;
+#[cfg(test)]
+mod tests;
 mod tls;
 mod worker;
 
