@@ -23,5 +23,6 @@ mod dev;
 mod host_death;
 mod hostile_network;
 mod intruder;
+mod ipv6;
 mod red_check;
 mod unreachable;
