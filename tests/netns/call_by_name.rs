@@ -48,6 +48,16 @@ fn both_hosts_answer_and_own_servers_are_untouched(fleet: &Fleet) {
     }
 }
 
+#[track_caller]
+fn the_bridge_has_seen_no_plaintext_of_the_mesh(fleet: &Fleet, capture: Capture) {
+    fleet["c"].curl("http://10.77.0.1:80/").expect("a call in the clear");
+    let captured = capture.stop();
+    assert!(contains(&captured, CLEAR), "the capture must show what went in the clear");
+    for marker in [ASKED, ANSWERED] {
+        assert!(!contains(&captured, marker), "{marker} can be read on the wire");
+    }
+}
+
 #[test]
 fn where_the_hosts_own_servers_took_port_80_before_the_agents_came() {
     let Some(fleet) = Fleet::raise(&["a", "b", "c"]) else { return };
@@ -57,13 +67,7 @@ fn where_the_hosts_own_servers_took_port_80_before_the_agents_came() {
     fleet.mesh(&["a", "b", "c"]);
     fleet["c"].sees_passing("web", &["a", "b"]);
     both_hosts_answer_and_own_servers_are_untouched(&fleet);
-
-    fleet["c"].curl("http://10.77.0.1:80/").expect("a call in the clear");
-    let captured = capture.stop();
-    assert!(contains(&captured, CLEAR), "the capture must show what went in the clear");
-    for marker in [ASKED, ANSWERED] {
-        assert!(!contains(&captured, marker), "{marker} can be read on the wire");
-    }
+    the_bridge_has_seen_no_plaintext_of_the_mesh(&fleet, capture);
 }
 
 #[test]
@@ -77,13 +81,7 @@ fn where_the_hosts_own_servers_take_port_80_after_the_agents_came() {
     call(&fleet);
     let _own = own_servers(&fleet);
     both_hosts_answer_and_own_servers_are_untouched(&fleet);
-
-    fleet["c"].curl("http://10.77.0.1:80/").expect("a call in the clear");
-    let captured = capture.stop();
-    assert!(contains(&captured, CLEAR), "the capture must show what went in the clear");
-    for marker in [ASKED, ANSWERED] {
-        assert!(!contains(&captured, marker), "{marker} can be read on the wire");
-    }
+    the_bridge_has_seen_no_plaintext_of_the_mesh(&fleet, capture);
 }
 
 #[test]

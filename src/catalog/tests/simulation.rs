@@ -100,6 +100,7 @@ fn a_healed_partition_agrees_within_ten_seconds_and_loses_nothing() {
         network.heal();
         let end = network.now + 20 * SECOND;
         let took = network.run_until(end, Network::is_converged);
+        println!("seed {seed}: {took:?}");
         assert!(took.is_some_and(|took| took <= 10 * SECOND), "seed {seed}: {took:?}");
         assert!(written.iter().all(|record| network.all_hold(record)), "seed {seed}");
     }
@@ -162,6 +163,7 @@ fn a_registration_is_known_to_a_thousand_hosts_within_a_second() {
         let mut network = Network::new(1_000, 6, faults);
         let record = network.publish(17, |origin, version| service(origin, version, "web"));
         let took = network.run_until(30 * SECOND, |network| network.all_hold(&record));
+        println!("{took:?}");
         assert!(took.is_some_and(|took| took <= bound), "{took:?}");
     }
 }
