@@ -137,6 +137,7 @@ impl Control {
             },
             command = self.inlets.api.recv() => match command {
                 Some(api::Command::Leave { reply }) => self.leave(Some(reply)),
+                Some(command) => tracing::debug!(%command, "not taken"),
                 None => self.part_has_ended("the API"),
             },
             Some(seeds) = self.resolved.recv() => self.owner.set_seeds(seeds),

@@ -36,9 +36,12 @@ const TAG_VIPS_MAX: usize = 64;
 /// An instance and its host.
 type Placed = (Arc<Node>, Arc<Instance>);
 
-/// Builds the view.
-pub(super) fn build(sources: &Sources<'_>, vips: &mut Vips) -> Directory {
-    let nodes = nodes(sources);
+/// Builds the view. What has not changed since `previous` keeps its place in memory and its index.
+pub(super) fn build(sources: &Sources<'_>, vips: &mut Vips, previous: &Directory) -> Directory {
+    let mut nodes = nodes(sources);
+    for node in nodes.values_mut() {
+        keep_unchanged(node, previous.nodes.get(&node.id));
+    }
     let mut by_service: BTreeMap<&ServiceName, Vec<Placed>> = BTreeMap::new();
     // Ordered by node id: the first instance of a service is the one whose word wins.
     for ((origin, _), instance) in sources.instances {
@@ -49,6 +52,9 @@ pub(super) fn build(sources: &Sources<'_>, vips: &mut Vips) -> Directory {
     let mut directory = Directory {
         local: sources.local,
         index: sources.index,
+        nodes_index: sources.index,
+        services_index: sources.index,
+        absent_index: sources.index,
         freshness: sources.freshness,
         nodes,
         services: BTreeMap::new(),
@@ -56,10 +62,77 @@ pub(super) fn build(sources: &Sources<'_>, vips: &mut Vips) -> Directory {
     };
     for (name, instances) in by_service {
         if let Some(service) = service(name, instances, vips, &mut directory.vips) {
-            directory.services.insert(name.clone(), Arc::new(service));
+            let mut service = Arc::new(Service { index: sources.index, ..service });
+            keep_unchanged(&mut service, previous.services.get(name));
+            directory.services.insert(name.clone(), service);
         }
     }
+    settle_indexes(&mut directory, previous);
     directory
+}
+
+/// What carries the index of its last change.
+trait Indexed: PartialEq + Clone {
+    fn replace_index(&mut self, index: u64) -> u64;
+    fn index(&self) -> u64;
+}
+
+impl Indexed for Node {
+    fn replace_index(&mut self, index: u64) -> u64 {
+        std::mem::replace(&mut self.index, index)
+    }
+
+    fn index(&self) -> u64 {
+        self.index
+    }
+}
+
+impl Indexed for Service {
+    fn replace_index(&mut self, index: u64) -> u64 {
+        std::mem::replace(&mut self.index, index)
+    }
+
+    fn index(&self) -> u64 {
+        self.index
+    }
+}
+
+fn keep_unchanged<T: Indexed>(new: &mut Arc<T>, old: Option<&Arc<T>>) {
+    let Some(old) = old else { return };
+    let now = Arc::make_mut(new).replace_index(old.index());
+    if *new == *old {
+        *new = old.clone();
+    } else {
+        Arc::make_mut(new).replace_index(now);
+    }
+}
+
+/// Lists keep their index while they list the same.
+fn settle_indexes(new: &mut Directory, old: &Directory) {
+    // A view that was never published is nobody's past.
+    if old.index == 0 {
+        return;
+    }
+    let same_nodes = new.nodes.len() == old.nodes.len()
+        && new.nodes.iter().all(|(id, node)| old.nodes.get(id).is_some_and(|old| Arc::ptr_eq(node, old)));
+    if same_nodes {
+        new.nodes_index = old.nodes_index;
+    }
+    let listed = |service: &Service| -> BTreeSet<Tag> {
+        service.instances.iter().flat_map(|(_, instance)| instance.tags.iter().cloned()).collect()
+    };
+    let same_service = |name: &ServiceName, service: &Arc<Service>| {
+        let old = old.services.get(name);
+        old.is_some_and(|old| Arc::ptr_eq(service, old) || listed(service) == listed(old))
+    };
+    if new.services.len() == old.services.len()
+        && new.services.iter().all(|(name, service)| same_service(name, service))
+    {
+        new.services_index = old.services_index;
+    }
+    if old.services.keys().all(|name| new.services.contains_key(name)) {
+        new.absent_index = old.absent_index;
+    }
 }
 
 fn nodes(sources: &Sources<'_>) -> HashMap<NodeId, Arc<Node>> {
@@ -77,7 +150,8 @@ fn nodes(sources: &Sources<'_>) -> HashMap<NodeId, Arc<Node>> {
         // answers, and what was last known is shown.
         let heard_of = matches!(state, MemberState::Alive | MemberState::Suspect);
         let mesh_reachable = !(heard_of && sources.unreachable.contains(id));
-        let node = Node { id: *id, facts: NodeFacts::clone(facts), state, mesh_reachable, incarnation };
+        let facts = NodeFacts::clone(facts);
+        let node = Node { id: *id, facts, state, mesh_reachable, incarnation, index: sources.index };
         nodes.insert(*id, Arc::new(node));
     }
     drop_ghosts(&mut nodes);
@@ -117,7 +191,7 @@ fn service(
             tag_vips.insert(tag.clone(), address);
         }
     }
-    Some(Service { name: name.clone(), vip, vip_port, disputed, protocol, tag_vips, instances })
+    Some(Service { name: name.clone(), vip, vip_port, disputed, protocol, tag_vips, instances, index: 0 })
 }
 
 #[cfg(test)]
@@ -134,6 +208,7 @@ mod tests {
             zone: String::new(),
             meta: BTreeMap::new(),
             version: "0".into(),
+            checks: Vec::new(),
             certificates: Vec::new(),
         })
     }
@@ -148,6 +223,8 @@ mod tests {
             vip_port: Some(vip_port),
             tags: tags.iter().map(|tag| Tag::parse(tag).unwrap()).collect(),
             meta: BTreeMap::new(),
+            weights: crate::model::Weights::default(),
+            request_timeout: None,
             checks: Vec::new(),
         })
     }
@@ -170,7 +247,11 @@ mod tests {
                 unreachable: &HashSet::new(),
                 instances: &self.instances,
             };
-            build(&sources, &mut Vips::new("127.64.0.0/10".parse().unwrap(), BTreeMap::new()))
+            build(
+                &sources,
+                &mut Vips::new("127.64.0.0/10".parse().unwrap(), BTreeMap::new()),
+                &Directory::empty(NodeId([1; 16])),
+            )
         }
     }
 

@@ -191,6 +191,9 @@ async fn run_here(config: Config) -> Result<(), AgentError> {
     let services = threads::Services {
         config: &config,
         directory,
+        changes: changed,
+        own: Arc::default(),
+        traffic: Arc::new(crate::api::Traffic::default),
         identity: identity.clone(),
         tls: tls.clone(),
         enrolling,
@@ -270,6 +273,7 @@ fn facts(config: &Config, identity: &Identity, gossip: SocketAddr) -> Result<Nod
         zone: config.node.zone.clone(),
         meta: config.node.meta.clone(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
+        checks: Vec::new(),
         certificates: identity.certificates.clone(),
     })
 }

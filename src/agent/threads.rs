@@ -100,7 +100,7 @@ async fn in_runtime<T>(handle: &tokio::runtime::Handle, future: impl Future<Outp
 
 /// Replaces the set of running checks.
 #[derive(Clone)]
-pub(super) struct Checks(watch::Sender<Vec<(ServiceId, CheckDefinition)>>);
+pub(super) struct Checks(watch::Sender<Vec<(Option<ServiceId>, CheckDefinition)>>);
 
 impl Checks {
     pub(super) fn replace(&self, services: &[ServiceDefinition]) {
@@ -108,10 +108,10 @@ impl Checks {
     }
 }
 
-fn checks_of(services: &[ServiceDefinition]) -> Vec<(ServiceId, CheckDefinition)> {
+fn checks_of(services: &[ServiceDefinition]) -> Vec<(Option<ServiceId>, CheckDefinition)> {
     let of = |service: &ServiceDefinition| {
         let id = service.instance.id.clone();
-        service.checks.clone().into_iter().map(move |check| (id.clone(), check)).collect::<Vec<_>>()
+        service.checks.clone().into_iter().map(move |check| (Some(id.clone()), check)).collect::<Vec<_>>()
     };
     services.iter().flat_map(of).collect()
 }
@@ -120,6 +120,9 @@ fn checks_of(services: &[ServiceDefinition]) -> Vec<(ServiceId, CheckDefinition)
 pub(super) struct Services<'a> {
     pub config: &'a Config,
     pub directory: Arc<ArcSwap<Directory>>,
+    pub changes: watch::Receiver<u64>,
+    pub own: Arc<ArcSwap<api::Local>>,
+    pub traffic: api::TrafficSource,
     pub identity: Arc<Identity>,
     pub tls: TlsContexts,
     pub enrolling: mpsc::Receiver<EnrollConnection>,
@@ -154,7 +157,7 @@ impl Services<'_> {
         self,
         mut sources: metrics::Sources,
     ) -> Result<(RunningServices, ServiceEvents), AgentError> {
-        let Services { config, directory, identity, tls, enrolling, shutdown } = self;
+        let Services { config, directory, changes, own, traffic, identity, tls, enrolling, shutdown } = self;
         let settings = api::Settings {
             listen: config.api.listen,
             socket: config.api.socket.clone(),
@@ -176,7 +179,7 @@ impl Services<'_> {
         let mut runner = health::Runner::new(health::Settings { seed, ..health::Settings::default() }, health_sender);
         let verdicts = runner.verdicts();
         let output: api::CheckOutput = Arc::new(move |_, check| verdicts.get(check).map(|latest| latest.output));
-        let bound = bound.with_check_output(output);
+        let bound = bound.with_check_output(output).with_local(own).with_traffic(traffic);
         let render: api::Metrics = Arc::new(move |text| sources.render(text));
         let data_dir = config.data_dir.clone();
         let work = async move {
@@ -189,7 +192,7 @@ impl Services<'_> {
                     }
                 }
             });
-            bound.run(directory, render, api_sender, shutdown).await;
+            bound.run(directory, changes, render, api_sender, shutdown).await;
             enrolments.abort();
             running.abort();
         };

@@ -11,6 +11,7 @@ mod answer;
 mod blocking;
 mod consul;
 mod guard;
+mod local;
 mod own;
 mod request;
 mod resolve;
@@ -19,6 +20,7 @@ mod server;
 mod socket;
 #[cfg(test)]
 pub(crate) mod specimen;
+mod traffic;
 mod write_deadline;
 
 use std::fmt;
@@ -31,9 +33,14 @@ use std::time::Duration;
 
 use tokio::sync::oneshot;
 
-use crate::model::{NodeName, ServiceId};
+use bytes::Bytes;
 
+use crate::config::{CheckRegistration, ServiceDefinition};
+use crate::model::{Health, NodeName, ServiceId};
+
+pub use local::{Local, LocalCheck, LocalService};
 pub use server::{Bound, bind};
+pub use traffic::{BUCKET_BOUNDS_US, Direction, Edge, Traffic};
 
 /// What the API is told at start.
 #[derive(Debug, Clone)]
@@ -87,6 +94,101 @@ pub enum Command {
         /// Answered when the goodbye has spread.
         reply: oneshot::Sender<()>,
     },
+    /// Register a service, or replace the one of that id that came by the API.
+    Register {
+        /// The service; its checks are part of it.
+        definition: Box<ServiceDefinition>,
+        /// The body, as it came: it is what is kept on disk.
+        body: Bytes,
+        /// Checks registered for it apart from it go, unless they are in `definition`.
+        replace_checks: bool,
+        /// The outcome.
+        reply: Reply,
+    },
+    /// Let go of a service that came by the API.
+    Deregister {
+        /// Its id.
+        id: ServiceId,
+        /// The outcome.
+        reply: Reply,
+    },
+    /// Add a check to a service, or to the host.
+    RegisterCheck {
+        /// The check.
+        registration: Box<CheckRegistration>,
+        /// The body, as it came.
+        body: Bytes,
+        /// The outcome.
+        reply: Reply,
+    },
+    /// Let go of a check that came by the API.
+    DeregisterCheck {
+        /// Its id.
+        id: String,
+        /// The outcome.
+        reply: Reply,
+    },
+    /// A report for a TTL check.
+    UpdateCheck {
+        /// Its id.
+        id: String,
+        /// What is reported.
+        health: Health,
+        /// For people; at most 4 KiB.
+        output: String,
+        /// The outcome.
+        reply: Reply,
+    },
+    /// Maintenance of a service, or of the whole host.
+    Maintain {
+        /// Which service; `None` is the host.
+        service: Option<ServiceId>,
+        /// On, with its reason, or off.
+        reason: Option<String>,
+        /// The outcome.
+        reply: Reply,
+    },
+    /// Ask a host for the mesh, as if it were a seed.
+    Join {
+        /// `HOST:PORT`.
+        address: String,
+        /// The outcome.
+        reply: Reply,
+    },
+    /// A failed host will not come back: it has left.
+    ForceLeave {
+        /// Its name.
+        node: NodeName,
+        /// It is forgotten at once.
+        prune: bool,
+        /// The outcome.
+        reply: Reply,
+    },
+    /// Read the files again.
+    Reload {
+        /// The outcome.
+        reply: Reply,
+    },
+}
+
+/// Where the outcome of a command goes.
+pub type Reply = oneshot::Sender<Result<(), Refused>>;
+
+/// Why a command was refused; nothing has changed.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Refused {
+    /// There is no such thing: 404.
+    #[error("{0}")]
+    NotFound(String),
+    /// It cannot be done as asked: 400.
+    #[error("{0}")]
+    Invalid(String),
+    /// This host's certificate does not grant it: 403.
+    #[error("{0}")]
+    NotGranted(String),
+    /// It should have worked: 500.
+    #[error("{0}")]
+    Failed(String),
 }
 
 /// Renders `/metrics`: OpenMetrics text, appended.
@@ -94,6 +196,9 @@ pub type Metrics = Arc<dyn Fn(&mut String) + Send + Sync>;
 
 /// The last output of a local check, by service and check id; it never leaves its host.
 pub type CheckOutput = Arc<dyn Fn(&ServiceId, &str) -> Option<String> + Send + Sync>;
+
+/// What the data plane has carried.
+pub type TrafficSource = Arc<dyn Fn() -> Traffic + Send + Sync>;
 
 /// Why the API cannot be served.
 #[derive(Debug, thiserror::Error)]
@@ -158,6 +263,16 @@ impl fmt::Display for Command {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Command::Leave { .. } => f.write_str("leave"),
+            Command::Register { definition, .. } => write!(f, "register {}", definition.instance.id),
+            Command::Deregister { id, .. } => write!(f, "deregister {id}"),
+            Command::RegisterCheck { registration, .. } => write!(f, "register check {}", registration.check.id),
+            Command::DeregisterCheck { id, .. } => write!(f, "deregister check {id}"),
+            Command::UpdateCheck { id, health, .. } => write!(f, "check {id} is {health}"),
+            Command::Maintain { service: Some(service), .. } => write!(f, "maintenance of {service}"),
+            Command::Maintain { service: None, .. } => f.write_str("maintenance of this host"),
+            Command::Join { address, .. } => write!(f, "join {address}"),
+            Command::ForceLeave { node, .. } => write!(f, "force-leave {node}"),
+            Command::Reload { .. } => f.write_str("reload"),
         }
     }
 }

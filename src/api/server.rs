@@ -30,7 +30,7 @@ use super::request::Asked;
 use super::router::{Outcome, route};
 use super::socket::Socket;
 use super::write_deadline::WriteDeadline;
-use super::{ApiError, CheckOutput, Command, Counters, Metrics, Settings};
+use super::{ApiError, CheckOutput, Command, Counters, Local, Metrics, Settings, Traffic, TrafficSource};
 use crate::model::Directory;
 
 /// Clients send small bodies along with requests that take none; a large one is a mistake or worse.
@@ -56,7 +56,9 @@ pub async fn bind(settings: Settings) -> Result<Bound, ApiError> {
     let local = tcp.local_addr().map_err(failed)?;
     let unix = settings.socket.as_deref().map(Socket::bind).transpose()?;
     let check_output: CheckOutput = Arc::new(|_, _| None);
-    Ok(Bound { settings, tcp, local, unix, check_output, counters: Arc::default() })
+    let traffic: TrafficSource = Arc::new(Traffic::default);
+    let own = Arc::new(ArcSwap::from_pointee(Local::default()));
+    Ok(Bound { settings, tcp, local, unix, check_output, own, traffic, counters: Arc::default() })
 }
 
 /// Listeners that do not answer yet.
@@ -66,6 +68,8 @@ pub struct Bound {
     local: SocketAddr,
     unix: Option<Socket>,
     check_output: CheckOutput,
+    own: Arc<ArcSwap<Local>>,
+    traffic: TrafficSource,
     counters: Arc<Counters>,
 }
 
@@ -96,15 +100,29 @@ impl Bound {
         self
     }
 
+    /// Shows what this host registered in `/v1/agent/services` and `/v1/agent/checks`.
+    pub fn with_local(mut self, own: Arc<ArcSwap<Local>>) -> Bound {
+        self.own = own;
+        self
+    }
+
+    /// Shows what the data plane carried in `/v1/weft/traffic`.
+    pub fn with_traffic(mut self, traffic: TrafficSource) -> Bound {
+        self.traffic = traffic;
+        self
+    }
+
     /// Serves until `shutdown` turns true or its sender is gone; answers under way are finished.
     pub async fn run(
         self,
         directory: Arc<ArcSwap<Directory>>,
+        changes: watch::Receiver<u64>,
         metrics: Metrics,
         commands: mpsc::Sender<Command>,
         mut shutdown: watch::Receiver<bool>,
     ) {
         let Bound { settings, tcp, unix, check_output, counters, .. } = self;
+        let _ = changes;
         let limit = || Arc::new(Semaphore::new(settings.limits.connections_max));
         let (tcp_slots, unix_slots) = (limit(), limit());
         let shared = Arc::new(Shared { settings, directory, metrics, check_output, commands, counters });

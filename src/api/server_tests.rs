@@ -30,7 +30,7 @@ async fn agent_with(limits: Limits, socket: Option<PathBuf>) -> Agent {
     let (sender, commands) = mpsc::channel(1);
     let (stop, stopped) = watch::channel(false);
     let metrics: Metrics = Arc::new(|text: &mut String| text.push_str("weft_up 1\n# EOF\n"));
-    let running = tokio::spawn(bound.run(directory.clone(), metrics, sender, stopped));
+    let running = tokio::spawn(bound.run(directory.clone(), watch::channel(0).1, metrics, sender, stopped));
     Agent { address, directory, counters, commands, stop, running }
 }
 
@@ -139,7 +139,7 @@ async fn a_client_that_takes_nothing_of_a_large_answer_is_cut_off() {
     let large: Metrics = Arc::new(|text: &mut String| *text = "x".repeat(32 * 1024 * 1024));
     let (_stop, stopped) = watch::channel(false);
     let directory = Arc::new(ArcSwap::from_pointee(specimen::directory()));
-    tokio::spawn(bound.run(directory, large, mpsc::channel(1).0, stopped));
+    tokio::spawn(bound.run(directory, watch::channel(0).1, large, mpsc::channel(1).0, stopped));
     let mut idler = TcpStream::connect(address).await.unwrap();
     idler.write_all(b"GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n").await.unwrap();
     let cut = async {

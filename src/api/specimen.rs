@@ -34,11 +34,13 @@ fn node(number: u8, name: &str, state: MemberState, mesh_reachable: bool) -> Arc
             zone: "eu-1a".into(),
             meta: BTreeMap::from([("rack".into(), format!("r{number}"))]),
             version: "0.1.0".into(),
+            checks: Vec::new(),
             certificates: Vec::new(),
         },
         state,
         mesh_reachable,
         incarnation: 1,
+        index: 40,
     })
 }
 
@@ -58,6 +60,8 @@ fn instance(service: &str, tags: &[&str], health: Option<Health>) -> Arc<Instanc
         vip_port: None,
         tags: tags.iter().map(|tag| Tag::parse(tag).unwrap()).collect(),
         meta: BTreeMap::from([("team".into(), "pay".into())]),
+        weights: crate::model::Weights::default(),
+        request_timeout: None,
         checks: health.map(check).into_iter().collect(),
     })
 }
@@ -73,6 +77,7 @@ fn service(name: &str, last: u8, instances: Vec<(Arc<Node>, Arc<Instance>)>) -> 
         protocol: Protocol::Http,
         tag_vips,
         instances,
+        index: 41,
     };
     (name, Arc::new(service))
 }
@@ -99,6 +104,9 @@ pub(crate) fn directory() -> Directory {
     Directory {
         local: local.id,
         index: 42,
+        nodes_index: 40,
+        services_index: 41,
+        absent_index: 1,
         freshness: Freshness::Live,
         nodes: [local, second, cut_off, gone, dead].into_iter().map(|node| (node.id, node)).collect(),
         services: [billing, legacy].into(),

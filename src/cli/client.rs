@@ -338,7 +338,13 @@ mod tests {
                     let _gone = reply.send(());
                 }
             });
-            runtime.block_on(bound.run(directory, Arc::new(|_: &mut String| {}), commands, stopped));
+            runtime.block_on(bound.run(
+                directory,
+                tokio::sync::watch::channel(0).1,
+                Arc::new(|_: &mut String| {}),
+                commands,
+                stopped,
+            ));
         });
         let run = |words: &[&str]| verb(words, &address);
         for words in [&["members"][..], &["services"], &["services", "billing"], &["resolve", "v2.billing"], &["leave"]]

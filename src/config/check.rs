@@ -84,6 +84,8 @@ pub(super) fn named(reads: Vec<CheckRead>, instance: &Instance) -> Vec<CheckDefi
             failures_before_warning: thresholds.failures_before_warning,
             failures_before_critical: thresholds.failures_before_critical,
             initial: thresholds.initial,
+            notes: String::new(),
+            deregister_after: None,
         }
     };
     reads.into_iter().enumerate().map(named).collect()
@@ -108,9 +110,17 @@ fn kind(section: &mut Section, errors: &mut Vec<ConfigError>) -> Option<CheckKin
     let given = [section.has("http"), section.has("tcp")];
     let http = section.text("http", errors, |text| {
         let (target, path) = value::http_url(text)?;
-        Ok(CheckKind::Http { url: text.to_owned(), target, path })
+        Ok(CheckKind::Http {
+            url: text.to_owned(),
+            target,
+            path,
+            method: "GET".into(),
+            headers: Vec::new(),
+            body: String::new(),
+            tls: None,
+        })
     });
-    let tcp = section.text("tcp", errors, |text| Ok(CheckKind::Tcp { target: value::tcp_target(text)? }));
+    let tcp = section.text("tcp", errors, |text| Ok(CheckKind::Tcp { target: value::tcp_target(text)?, tls: None }));
     let advice = r#"give it http = "http://127.0.0.1:8080/health" or tcp = "127.0.0.1:8080""#;
     match given {
         [true, true] => {

@@ -1,9 +1,10 @@
 //! A service file, checked: the instance as it will be advertised and the checks that this host runs for it.
 
 use std::fmt;
+use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::model::{Health, Instance};
+use crate::model::{Health, Instance, NodeName, ServiceId};
 
 /// One service of this host.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -23,6 +24,8 @@ pub struct CheckDefinition {
     pub id: String,
     /// For people.
     pub name: String,
+    /// For people; stays on this host.
+    pub notes: String,
     /// What is done.
     pub kind: CheckKind,
     /// From one start to the next.
@@ -37,12 +40,34 @@ pub struct CheckDefinition {
     pub failures_before_critical: u32,
     /// The verdict before the first attempt.
     pub initial: Health,
+    /// A service whose check has been critical for this long is deregistered, if it came by the API.
+    pub deregister_after: Option<Duration>,
+}
+
+/// A check that came by the API, for a service that is there or for the host.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CheckRegistration {
+    /// Whose; `None` is the host's.
+    pub service: Option<ServiceId>,
+    /// What is run.
+    pub check: CheckDefinition,
+}
+
+/// How a check speaks TLS.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct CheckTls {
+    /// The name that the certificate must carry; `None` is the target's host.
+    pub server_name: Option<String>,
+    /// Take any certificate.
+    pub skip_verify: bool,
+    /// A PEM file of roots in place of the system's.
+    pub roots: Option<PathBuf>,
 }
 
 /// What a check does.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum CheckKind {
-    /// GET over plain HTTP/1.1: 2xx passes, 429 warns, all else fails (Consul's rule).
+    /// One request over HTTP/1.1: 2xx passes, 429 warns, all else fails (Consul's rule).
     Http {
         /// As the file has it, for people.
         url: String,
@@ -50,11 +75,57 @@ pub enum CheckKind {
         target: CheckTarget,
         /// Path and query; begins with `/`.
         path: String,
+        /// `GET`, if nothing else is asked for.
+        method: String,
+        /// Sent beside Weft's own; names and values are valid.
+        headers: Vec<(String, String)>,
+        /// Sent as it is; empty is none.
+        body: String,
+        /// For `https`.
+        tls: Option<CheckTls>,
     },
     /// A connect that succeeds passes.
     Tcp {
         /// Where to connect.
         target: CheckTarget,
+        /// A TLS handshake must succeed as well.
+        tls: Option<CheckTls>,
+    },
+    /// A datagram that no ICMP error answers passes (Consul's rule).
+    Udp {
+        /// Where to send.
+        target: CheckTarget,
+    },
+    /// `grpc.health.v1.Health/Check`: SERVING passes.
+    Grpc {
+        /// Where to connect.
+        target: CheckTarget,
+        /// The service asked about; empty is the server as a whole.
+        service: String,
+        /// Over TLS.
+        tls: Option<CheckTls>,
+    },
+    /// Nothing is tried: the service reports by the API, and is critical when it has not for `ttl`.
+    Ttl {
+        /// The time within which it must report.
+        ttl: Duration,
+    },
+    /// A program, run without a shell: exit 0 passes, 1 warns, all else fails. From files only.
+    Script {
+        /// The program, by its absolute path, and its arguments; never empty.
+        args: Vec<String>,
+    },
+    /// As healthy as another service of this host, or as a host.
+    Alias {
+        /// The host, if not this one.
+        node: Option<NodeName>,
+        /// The service's id on that host; `None` is the host itself.
+        service: Option<ServiceId>,
+    },
+    /// A systemd unit that is active passes.
+    Systemd {
+        /// With its suffix, e.g. `nginx.service`.
+        unit: String,
     },
 }
 
@@ -64,6 +135,12 @@ impl CheckKind {
         match self {
             CheckKind::Http { .. } => "http",
             CheckKind::Tcp { .. } => "tcp",
+            CheckKind::Udp { .. } => "udp",
+            CheckKind::Grpc { .. } => "grpc",
+            CheckKind::Ttl { .. } => "ttl",
+            CheckKind::Script { .. } => "script",
+            CheckKind::Alias { .. } => "alias",
+            CheckKind::Systemd { .. } => "systemd",
         }
     }
 }

@@ -83,7 +83,22 @@ pub(super) fn read(path: &Path, mut top: Section, errors: &mut Vec<ConfigError>)
     let services = tables.into_iter().filter_map(|table| service::read(table, service::Form::Weft, errors)).collect();
     top.finish(errors);
     let path = path.to_path_buf();
-    let config = Config { node, cluster, dns, gossip, mesh, proxy, api, log, data_dir, services: Vec::new(), path };
+    let (checks, scripts_allowed, services_none) = (Vec::new(), false, Vec::new());
+    let config = Config {
+        node,
+        cluster,
+        dns,
+        gossip,
+        mesh,
+        proxy,
+        api,
+        log,
+        data_dir,
+        checks,
+        scripts_allowed,
+        services: services_none,
+        path,
+    };
     Draft { config, listeners, vip_range, services }
 }
 
@@ -241,6 +256,8 @@ fn proxy(
         workers: section.number("workers", 0..=WORKERS_MAX, errors).map_or(0, |spot| spot.value),
         idle_timeout: idle.map_or(IDLE_TIMEOUT, |spot| spot.value),
         connect_timeout: connect.map_or(CONNECT_TIMEOUT, |spot| spot.value),
+        request_timeout: std::time::Duration::from_secs(60),
+        access_log: super::AccessLog::Off,
     };
     section.finish(errors);
     (config, vip_range)

@@ -75,6 +75,8 @@ pub(super) fn read(mut section: Section, form: Form, errors: &mut Vec<ConfigErro
         vip_port,
         tags,
         meta,
+        weights: crate::model::Weights::default(),
+        request_timeout: None,
         checks: Vec::new(),
     };
     let checks_named = check::named(reads, &instance);

@@ -11,7 +11,7 @@ use tracing_subscriber::filter::Targets;
 
 use crate::model::NodeName;
 
-use super::ServiceDefinition;
+use super::{CheckDefinition, ServiceDefinition};
 
 /// Source address of delivery to local services. Outside every VIP range and never 127.0.0.1, so that rules which trust
 /// localhost do not admit callers from the mesh.
@@ -38,6 +38,10 @@ pub struct Config {
     pub log: LogConfig,
     /// `data_dir`, at the top of the file; the command line's `--data-dir` goes before it.
     pub data_dir: PathBuf,
+    /// Checks of the host itself: `[[check]]` at the top of a file.
+    pub checks: Vec<CheckDefinition>,
+    /// `checks.scripts`: checks that run programs may be.
+    pub scripts_allowed: bool,
     /// Every service of `services.d/` and of `[[service]]` in the file itself; ids are unique.
     pub services: Vec<ServiceDefinition>,
     /// Where it was read from.
@@ -121,6 +125,21 @@ pub struct ProxyConfig {
     pub idle_timeout: Duration,
     /// `connect_timeout`: for a connect to one instance, before the next is tried.
     pub connect_timeout: Duration,
+    /// `request_timeout`: how long a request may wait for its response to begin, where its service does not say.
+    pub request_timeout: Duration,
+    /// `access_log`.
+    pub access_log: AccessLog,
+}
+
+/// Whether and how each request is logged.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AccessLog {
+    /// Not at all.
+    Off,
+    /// A line for people.
+    Text,
+    /// One JSON object a line.
+    Json,
 }
 
 /// How calls to VIPs reach the proxy.

@@ -35,18 +35,19 @@ pub struct Attempt {
 /// Makes one attempt. Ends within `timeout`, which counts as critical.
 pub async fn attempt(kind: &CheckKind, timeout: Duration) -> Attempt {
     match kind {
-        CheckKind::Http { url, target, path } => within(timeout, get(target, path), |result| match result {
+        CheckKind::Http { url, target, path, .. } => within(timeout, get(target, path), |result| match result {
             Ok(answer) => answer.judge(url),
             Err(error) => critical(format!("GET {url}: {error}")),
         })
         .await
         .unwrap_or_else(|| critical(format!("GET {url}: no answer within {timeout:?}"))),
-        CheckKind::Tcp { target } => within(timeout, connect(target), |result| match result {
+        CheckKind::Tcp { target, .. } => within(timeout, connect(target), |result| match result {
             Ok(_) => Attempt { health: Health::Passing, output: format!("TCP connect {target}: success") },
             Err(error) => critical(format!("TCP connect {target}: {error}")),
         })
         .await
         .unwrap_or_else(|| critical(format!("TCP connect {target}: no answer within {timeout:?}"))),
+        other => critical(format!("{} checks are not run", other.as_str())),
     }
 }
 
@@ -166,7 +167,15 @@ mod tests {
     }
 
     fn http(target: &CheckTarget) -> CheckKind {
-        CheckKind::Http { url: format!("http://{target}/health"), target: target.clone(), path: "/health".into() }
+        CheckKind::Http {
+            url: format!("http://{target}/health"),
+            target: target.clone(),
+            path: "/health".into(),
+            method: "GET".into(),
+            headers: Vec::new(),
+            body: String::new(),
+            tls: None,
+        }
     }
 
     async fn tried(answer: &'static [u8]) -> Attempt {
@@ -236,7 +245,7 @@ mod tests {
     async fn a_tcp_check_passes_while_somebody_listens() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let target = CheckTarget { host: "localhost".into(), port: listener.local_addr().unwrap().port() };
-        let kind = CheckKind::Tcp { target };
+        let kind = CheckKind::Tcp { target, tls: None };
         assert_eq!(attempt(&kind, PATIENCE).await.health, Health::Passing);
         drop(listener);
         let answer = attempt(&kind, PATIENCE).await;

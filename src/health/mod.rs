@@ -10,5 +10,5 @@ mod runner;
 mod thresholds;
 
 pub use attempt::{Attempt, OUTPUT_BYTES_MAX, attempt};
-pub use runner::{Event, Latest, Runner, Settings, Verdicts};
+pub use runner::{Event, Latest, Runner, Settings, UpdateError, Verdicts};
 pub use thresholds::Thresholds;

@@ -30,17 +30,38 @@ impl Default for Settings {
     }
 }
 
-/// A check's verdict changed.
+/// News of a check.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Event {
-    /// Whose check.
-    pub service: ServiceId,
-    /// Which one.
-    pub check: String,
-    /// What it is now.
-    pub health: Health,
-    /// What the deciding attempt said; stays on this host.
-    pub output: String,
+pub enum Event {
+    /// Its verdict changed.
+    Verdict {
+        /// Whose check; `None` is the host's.
+        service: Option<ServiceId>,
+        /// Which one.
+        check: String,
+        /// What it is now.
+        health: Health,
+        /// What the deciding attempt said; stays on this host.
+        output: String,
+    },
+    /// It has been critical for `deregister_critical_service_after`.
+    Overdue {
+        /// Whose check.
+        service: ServiceId,
+        /// Which one.
+        check: String,
+    },
+}
+
+/// Why a report for a check was not taken.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum UpdateError {
+    /// There is none.
+    #[error("no check {0:?} runs on this host")]
+    Unknown(String),
+    /// It makes its own verdicts.
+    #[error("{0:?} is no TTL check: it is tried by this agent, and nobody reports for it")]
+    NotTtl(String),
 }
 
 /// Where a check stands.
@@ -78,7 +99,7 @@ pub struct Runner {
 
 #[derive(Debug)]
 struct Running {
-    service: ServiceId,
+    service: Option<ServiceId>,
     definition: CheckDefinition,
     task: AbortHandle,
 }
@@ -90,7 +111,11 @@ impl Runner {
     }
 
     /// A runner of `checks`. Must be called within a runtime, on which the checks then run.
-    pub fn start(settings: Settings, checks: Vec<(ServiceId, CheckDefinition)>, events: mpsc::Sender<Event>) -> Runner {
+    pub fn start(
+        settings: Settings,
+        checks: Vec<(Option<ServiceId>, CheckDefinition)>,
+        events: mpsc::Sender<Event>,
+    ) -> Runner {
         let mut runner = Runner::new(settings, events);
         runner.replace(checks);
         runner
@@ -98,7 +123,7 @@ impl Runner {
 
     /// Runs `checks` and no others. Unchanged checks go on undisturbed; a changed one starts anew from the verdict that
     /// it had, so that editing an interval takes no service out of use. Must be called within a runtime.
-    pub fn replace(&mut self, checks: Vec<(ServiceId, CheckDefinition)>) {
+    pub fn replace(&mut self, checks: Vec<(Option<ServiceId>, CheckDefinition)>) {
         let mut former = std::mem::take(&mut self.running);
         for (service, definition) in checks {
             let kept = former.remove(&definition.id);
@@ -121,12 +146,18 @@ impl Runner {
         }
     }
 
+    /// A report for a TTL check.
+    pub fn update(&self, check: &str, health: Health, output: String) -> Result<(), UpdateError> {
+        let _ = (health, output);
+        Err(UpdateError::Unknown(check.to_owned()))
+    }
+
     /// The shared view of where the checks stand.
     pub fn verdicts(&self) -> Verdicts {
         self.verdicts.clone()
     }
 
-    fn spawn(&self, service: ServiceId, definition: CheckDefinition) -> Running {
+    fn spawn(&self, service: Option<ServiceId>, definition: CheckDefinition) -> Running {
         let health = {
             let mut verdicts = self.verdicts.lock();
             let fresh = || Latest { health: definition.initial, output: String::new() };
@@ -164,7 +195,7 @@ fn start_delay(settings: &Settings, definition: &CheckDefinition) -> Duration {
 struct Check {
     delay: Duration,
     thresholds: Thresholds,
-    service: ServiceId,
+    service: Option<ServiceId>,
     definition: CheckDefinition,
     events: mpsc::Sender<Event>,
     verdicts: Verdicts,
@@ -179,7 +210,7 @@ impl Check {
             ticks.tick().await;
             let made = attempt(&self.definition.kind, self.definition.timeout).await;
             if let Some(health) = self.thresholds.observe(made.health) {
-                let event = Event {
+                let event = Event::Verdict {
                     service: self.service.clone(),
                     check: self.definition.id.clone(),
                     health,
@@ -213,24 +244,30 @@ mod tests {
         ServiceId::parse(name).unwrap()
     }
 
-    fn check(id: &str, address: SocketAddr) -> (ServiceId, CheckDefinition) {
+    fn check(id: &str, address: SocketAddr) -> (Option<ServiceId>, CheckDefinition) {
         let target = CheckTarget { host: address.ip().to_string(), port: address.port() };
         let definition = CheckDefinition {
             id: id.into(),
             name: id.into(),
-            kind: CheckKind::Tcp { target },
+            kind: CheckKind::Tcp { target, tls: None },
             interval: Duration::from_millis(10),
             timeout: Duration::from_millis(10),
             success_before_passing: 1,
             failures_before_warning: 2,
             failures_before_critical: 2,
             initial: Health::Critical,
+            notes: String::new(),
+            deregister_after: None,
         };
-        (service("web"), definition)
+        (Some(service("web")), definition)
     }
 
-    async fn next(events: &mut mpsc::Receiver<Event>) -> Event {
-        timeout(Duration::from_secs(5), events.recv()).await.expect("an event within 5 s").expect("a running check")
+    async fn next(events: &mut mpsc::Receiver<Event>) -> (Option<ServiceId>, String, Health, String) {
+        let event = timeout(Duration::from_secs(5), events.recv()).await;
+        match event.expect("an event within 5 s").expect("a running check") {
+            Event::Verdict { service, check, health, output } => (service, check, health, output),
+            Event::Overdue { .. } => panic!("nothing here is overdue"),
+        }
     }
 
     #[tokio::test]
@@ -240,11 +277,11 @@ mod tests {
         let (sender, mut events) = mpsc::channel(8);
         let runner = Runner::start(Settings::default(), vec![check("service:web", address)], sender);
         let came = next(&mut events).await;
-        assert_eq!((came.check.as_str(), came.health), ("service:web", Health::Passing));
+        assert_eq!((came.1.as_str(), came.2), ("service:web", Health::Passing));
         drop(listener);
         let went = next(&mut events).await;
-        assert_eq!((went.service, went.health), (service("web"), Health::Critical));
-        assert!(went.output.contains("refused"), "{}", went.output);
+        assert_eq!((went.0, went.2), (Some(service("web")), Health::Critical));
+        assert!(went.3.contains("refused"), "{}", went.3);
         assert_eq!(runner.verdicts().get("service:other"), None);
     }
 
@@ -270,7 +307,7 @@ mod tests {
         let (sender, mut events) = mpsc::channel(8);
         let (id, mut definition) = check("a", address);
         let mut runner = Runner::start(Settings::default(), vec![(id.clone(), definition.clone())], sender);
-        assert_eq!(next(&mut events).await.health, Health::Passing);
+        assert_eq!(next(&mut events).await.2, Health::Passing);
         let settled = async {
             while runner.verdicts().get("a").map(|latest| latest.health) != Some(Health::Passing) {
                 tokio::task::yield_now().await;

@@ -77,13 +77,15 @@ mod tests {
         CheckDefinition {
             id: "service:web".into(),
             name: "web".into(),
-            kind: CheckKind::Tcp { target: CheckTarget { host: "127.0.0.1".into(), port: 80 } },
+            kind: CheckKind::Tcp { target: CheckTarget { host: "127.0.0.1".into(), port: 80 }, tls: None },
             interval: Duration::from_secs(10),
             timeout: Duration::from_secs(5),
             success_before_passing: success,
             failures_before_warning: warning,
             failures_before_critical: critical,
             initial: Critical,
+            notes: String::new(),
+            deregister_after: None,
         }
     }
 

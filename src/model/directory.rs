@@ -28,6 +28,8 @@ pub struct Node {
     pub mesh_reachable: bool,
     /// Its incarnation.
     pub incarnation: u64,
+    /// The [`Directory::index`] at which anything here last changed.
+    pub index: u64,
 }
 
 impl Node {
@@ -54,12 +56,14 @@ pub struct Service {
     pub tag_vips: BTreeMap<Tag, Ipv4Addr>,
     /// Every instance, healthy or not, ordered by node and id.
     pub instances: Vec<(Arc<Node>, Arc<Instance>)>,
+    /// The [`Directory::index`] at which anything here, its instances' hosts included, last changed.
+    pub index: u64,
 }
 
 impl Service {
     /// An instance's health as callers must see it: critical if its host is gone.
     pub fn health(node: &Node, instance: &Instance) -> Health {
-        if node.state.is_usable() { instance.health() } else { Health::Critical }
+        if node.state.is_usable() { instance.health().max(node.facts.health()) } else { Health::Critical }
     }
 
     /// True if the VIP answers on `port`.
@@ -75,9 +79,7 @@ impl Service {
     /// The instances that could take a call if their hosts' mesh ports answered.
     pub fn healthy<'a>(&'a self, tag: Option<&'a Tag>) -> impl Iterator<Item = &'a (Arc<Node>, Arc<Instance>)> {
         self.instances.iter().filter(move |(node, instance)| {
-            node.state.is_usable()
-                && instance.health() != Health::Critical
-                && tag.is_none_or(|tag| instance.tags.contains(tag))
+            Service::health(node, instance) != Health::Critical && tag.is_none_or(|tag| instance.tags.contains(tag))
         })
     }
 }
@@ -98,6 +100,12 @@ pub struct Directory {
     pub local: NodeId,
     /// Grows with every published change; never 0 once published.
     pub index: u64,
+    /// The index at which a host came, went or changed.
+    pub nodes_index: u64,
+    /// The index at which the set of services, or the tags in use, last changed.
+    pub services_index: u64,
+    /// The index at which a service was last let go: what is not there any more has this one.
+    pub absent_index: u64,
     /// Whether the view rests on contact.
     pub freshness: Freshness,
     /// Every known host.
@@ -114,6 +122,9 @@ impl Directory {
         Directory {
             local,
             index: 0,
+            nodes_index: 0,
+            services_index: 0,
+            absent_index: 0,
             freshness: Freshness::Stale,
             nodes: HashMap::new(),
             services: BTreeMap::new(),

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
@@ -101,8 +102,27 @@ pub struct Instance {
     pub tags: Vec<Tag>,
     /// Free key-value pairs.
     pub meta: BTreeMap<String, String>,
+    /// How its part of the calls compares with other instances', as Consul's `weights`.
+    pub weights: Weights,
+    /// How long a request may wait for its response to begin; `None` is `proxy.request_timeout` of the caller's host.
+    pub request_timeout: Option<Duration>,
     /// Verdicts of its checks; empty means "passing".
     pub checks: Vec<CheckStatus>,
+}
+
+/// Consul's `weights`: told by DNS (SRV) and the API.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Weights {
+    /// While its checks pass.
+    pub passing: u16,
+    /// While one of them warns.
+    pub warning: u16,
+}
+
+impl Default for Weights {
+    fn default() -> Weights {
+        Weights { passing: 1, warning: 1 }
+    }
 }
 
 impl Instance {
@@ -139,6 +159,15 @@ pub struct NodeFacts {
     pub meta: BTreeMap<String, String>,
     /// The agent's version.
     pub version: String,
+    /// Verdicts of the host's own checks, maintenance among them; empty means "passing".
+    pub checks: Vec<CheckStatus>,
     /// The node certificate and its intermediates, DER, leaf first. It binds the record key to the name.
     pub certificates: Vec<Vec<u8>>,
+}
+
+impl NodeFacts {
+    /// The worst verdict among the host's own checks.
+    pub fn health(&self) -> Health {
+        self.checks.iter().map(|check| check.health).max().unwrap_or(Health::Passing)
+    }
 }

@@ -14,7 +14,7 @@ mod replication;
 
 pub use directory::{Directory, Freshness, Node, Service, VipTarget};
 pub use id::{NodeId, NodeIdError};
-pub use instance::{CheckStatus, Health, Instance, NodeFacts, Protocol};
+pub use instance::{CheckStatus, Health, Instance, NodeFacts, Protocol, Weights};
 pub use membership::{Claim, MemberState, Probe, SwimMessage};
 pub use name::{NameError, NodeName, ServiceId, ServiceName, Tag};
 pub use record::{

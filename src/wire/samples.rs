@@ -59,6 +59,7 @@ pub(crate) fn facts() -> NodeFacts {
         zone: "eu-1a".into(),
         meta: BTreeMap::from([("rack".into(), "r12".into())]),
         version: "0.1.0".into(),
+        checks: Vec::new(),
         certificates: vec![vec![0x30; 600], vec![0x30; 500]],
     }
 }
@@ -73,6 +74,8 @@ pub(crate) fn instance() -> Instance {
         vip_port: Some(80),
         tags: vec![Tag::parse("v2").unwrap()],
         meta: BTreeMap::from([("team".into(), "payments".into())]),
+        weights: crate::model::Weights::default(),
+        request_timeout: None,
         checks: vec![CheckStatus {
             id: "service:billing-2:1".into(),
             name: "http".into(),

@@ -344,7 +344,7 @@ impl Owner {
             unreachable: &self.unreachable,
             instances: &self.instances,
         };
-        let directory = build(&sources, &mut self.vips);
+        let directory = build(&sources, &mut self.vips, &self.out.directory.load());
         self.out.directory.store(Arc::new(directory));
         self.out.changes.send_replace(self.index);
         self.tally.published += 1;

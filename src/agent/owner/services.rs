@@ -126,13 +126,14 @@ impl Owner {
 
     /// A check's verdict has changed.
     pub(in crate::agent) fn on_health(&mut self, event: &health::Event) {
-        let Some(definition) = self.services.get_mut(&event.service) else { return };
-        let Some(check) = definition.instance.checks.iter_mut().find(|check| check.id == event.check) else { return };
-        if check.health == event.health {
+        let health::Event::Verdict { service: Some(service), check: id, health, output } = event else { return };
+        let Some(definition) = self.services.get_mut(service) else { return };
+        let Some(check) = definition.instance.checks.iter_mut().find(|check| check.id == *id) else { return };
+        if check.health == *health {
             return;
         }
-        info!(service = %event.service, check = %event.check, from = %check.health, to = %event.health, output = first_line(&event.output), "health changed");
-        let before = std::mem::replace(&mut check.health, event.health);
+        info!(%service, check = %id, from = %check.health, to = %health, output = first_line(output), "health changed");
+        let before = std::mem::replace(&mut check.health, *health);
         match self.own.service(&self.identity.record_key, &definition.instance) {
             Ok(record) => {
                 let now = self.now();
@@ -140,7 +141,7 @@ impl Owner {
             }
             Err(error) => {
                 // Left as it was published, so that the next verdict is news again.
-                if let Some(check) = definition.instance.checks.iter_mut().find(|check| check.id == event.check) {
+                if let Some(check) = definition.instance.checks.iter_mut().find(|check| check.id == *id) {
                     check.health = before;
                 }
                 error!(%error, "a health change could not be published");

@@ -23,9 +23,10 @@ fn node(id: u8, name: &str, address: &str, state: MemberState) -> Arc<Node> {
         zone: String::new(),
         meta: BTreeMap::new(),
         version: "0.1.0".into(),
+        checks: Vec::new(),
         certificates: Vec::new(),
     };
-    Arc::new(Node { id: NodeId([id; 16]), facts, state, mesh_reachable: true, incarnation: 1 })
+    Arc::new(Node { id: NodeId([id; 16]), facts, state, mesh_reachable: true, incarnation: 1, index: 1 })
 }
 
 fn instance(service: &str, address: Option<&str>, port: u16, tags: &[&str], health: Health) -> Arc<Instance> {
@@ -39,6 +40,8 @@ fn instance(service: &str, address: Option<&str>, port: u16, tags: &[&str], heal
         vip_port: None,
         tags: tags.iter().map(|tag| Tag::parse(tag).unwrap()).collect(),
         meta: BTreeMap::new(),
+        weights: crate::model::Weights::default(),
+        request_timeout: None,
         checks: vec![check],
     })
 }
@@ -95,7 +98,8 @@ fn add(
         directory.vips.insert(*vip, VipTarget { service: name.clone(), tag: Some(tag.clone()) });
     }
     let protocol = Protocol::Tcp;
-    let service = Service { name: name.clone(), vip, vip_port, disputed: false, protocol, tag_vips, instances };
+    let service =
+        Service { name: name.clone(), vip, vip_port, disputed: false, protocol, tag_vips, instances, index: 1 };
     directory.services.insert(name, Arc::new(service));
 }
 

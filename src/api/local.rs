@@ -1,0 +1,50 @@
+//! What this host registered, as its owner keeps it: more than the directory shows, which has only what was announced.
+//! Published whole by the owner; `/v1/agent/services` and `/v1/agent/checks` read it.
+
+use std::collections::BTreeMap;
+
+use crate::config::CheckDefinition;
+use crate::model::{Health, Instance, ServiceId};
+
+/// This host's own services and checks.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Local {
+    /// Grows with every change; never 0 once published.
+    pub index: u64,
+    /// By id.
+    pub services: BTreeMap<ServiceId, LocalService>,
+    /// Of services and of the host, by id; maintenance is among them, as in Consul.
+    pub checks: BTreeMap<String, LocalCheck>,
+    /// Why the host is in maintenance, if it is.
+    pub maintenance: Option<String>,
+}
+
+/// One service of this host.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LocalService {
+    /// As it is, or will be, announced.
+    pub instance: Instance,
+    /// Others know of it. Not before its first passing check.
+    pub announced: bool,
+    /// Where it came from: `FILE:LINE`, or `the API`.
+    pub source: String,
+    /// Why it is in maintenance, if it is.
+    pub maintenance: Option<String>,
+}
+
+/// One check of this host.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LocalCheck {
+    /// Whose; `None` is the host's.
+    pub service: Option<ServiceId>,
+    /// For people.
+    pub name: String,
+    /// For people; of maintenance, the reason.
+    pub notes: String,
+    /// `http`, `ttl`, ...; `maintenance`.
+    pub kind: String,
+    /// The verdict.
+    pub health: Health,
+    /// What is run; `None` for maintenance.
+    pub definition: Option<CheckDefinition>,
+}
