@@ -6,7 +6,9 @@
 //! started is ended and removed when the test ends, also when it fails; then the logs are printed.
 
 // The proving ground.
+mod answer;
 mod attack;
+mod backend;
 mod capture;
 mod fleet;
 mod helper;
@@ -14,6 +16,7 @@ mod host;
 mod load;
 mod parts;
 mod process;
+mod raw;
 
 // What must hold.
 mod call_by_name;
@@ -22,6 +25,8 @@ mod databases;
 mod dev;
 mod host_death;
 mod hostile_network;
+mod http_carrying;
+mod http_errors;
 mod intruder;
 mod ipv6;
 mod red_check;
