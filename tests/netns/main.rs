@@ -19,10 +19,12 @@ mod process;
 mod raw;
 
 // What must hold.
+mod big_bodies;
 mod call_by_name;
 mod cut_off;
 mod databases;
 mod dev;
+mod grpc;
 mod host_death;
 mod hostile_network;
 mod http_carrying;
@@ -31,3 +33,4 @@ mod intruder;
 mod ipv6;
 mod red_check;
 mod unreachable;
+mod websocket;
