@@ -26,6 +26,8 @@ const HEAD_BYTES_MAX: usize = 256 * 1024;
 const BODY_BYTES_KEPT: usize = 8 * 1024;
 /// How long `/hang` says nothing: longer than any test waits.
 const HANG: Duration = Duration::from_secs(60);
+/// How long `/late` takes to answer.
+const LATE: Duration = Duration::from_secs(2);
 /// After an early answer the rest of the request is thrown away for so long; a close at once would be a reset, and the
 /// answer could be lost with it.
 const LINGER: Duration = Duration::from_secs(5);
@@ -216,6 +218,10 @@ impl Connection {
             "hang" => {
                 std::thread::sleep(HANG);
                 Ok(())
+            }
+            "late" => {
+                std::thread::sleep(LATE);
+                self.answer("200 OK", "", b"better late\n")
             }
             "garbage" => {
                 self.stream.write_all(b"this is not HTTP\r\n\r\n")?;
