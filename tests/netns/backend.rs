@@ -1,4 +1,4 @@
-//! A server behind the mesh that keeps every byte it was sent: HTTP/1.1 read strictly, answered by the path's first part.
+//! A server behind the mesh that keeps what it was sent: HTTP/1.1 read strictly, answered by the path's first part.
 //!
 //! What it finds wrong in a request it writes down and hangs up: whatever reaches it was forwarded by an agent, so there
 //! must be nothing wrong.
@@ -6,7 +6,7 @@
 use std::fs::{self, OpenOptions};
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -83,11 +83,6 @@ impl Backend {
         text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect()
     }
 
-    /// Every byte of every connection.
-    pub(crate) fn bytes(&self) -> Vec<u8> {
-        fs::read(self.folder.join("bytes")).unwrap_or_default()
-    }
-
     pub(crate) fn kill(&mut self) {
         self.process.kill();
     }
@@ -140,7 +135,7 @@ impl Connection {
             let read = (&mut self.reader).take(limit).read_until(b'\n', &mut head)?;
             if read == 0 {
                 let faults = if head.is_empty() { return Ok(false) } else { vec!["a head cut short".to_owned()] };
-                self.note(&Seen { head: lossy(&head), faults, ..Seen::default() }, &head);
+                self.note(&Seen { head: lossy(&head), faults, ..Seen::default() });
                 return Ok(false);
             }
         }
@@ -149,19 +144,19 @@ impl Connection {
         let path = seen.path().to_owned();
         let first = path.split(['/', '?']).nth(1).unwrap_or_default().to_owned();
         if !seen.faults.is_empty() {
-            self.note(&seen, &head);
+            self.note(&seen);
             self.stream.shutdown(Shutdown::Both)?;
             return Ok(false);
         }
         match first.as_str() {
             "early" => {
-                self.note(&seen, &head);
+                self.note(&seen);
                 self.answer("413 Content Too Large", "Connection: close\r\n", b"too much\n")?;
                 self.throw_away_the_rest()?;
                 return Ok(false);
             }
             "close" => {
-                self.note(&seen, &head);
+                self.note(&seen);
                 self.stream.shutdown(Shutdown::Both)?;
                 return Ok(false);
             }
@@ -179,8 +174,7 @@ impl Connection {
             seen.faults.push(format!("the body: {error}"));
         }
         (seen.body_bytes, seen.body) = (body.bytes, lossy(&body.beginning));
-        let raw = [head.as_slice(), &body.beginning].concat();
-        self.note(&seen, &raw);
+        self.note(&seen);
         complete?;
         self.reply(&first, &seen, body)?;
         Ok(!seen.header("connection").iter().any(|value| value.eq_ignore_ascii_case("close")))
@@ -292,15 +286,11 @@ impl Connection {
         }
     }
 
-    fn note(&self, seen: &Seen, raw: &[u8]) {
+    fn note(&self, seen: &Seen) {
         let _alone = self.notes.lock().expect("notes");
-        let append = |file: &Path, bytes: &[u8]| {
-            let mut file = OpenOptions::new().create(true).append(true).open(file).expect("the backend's notes");
-            file.write_all(bytes).expect("the backend's notes");
-        };
-        append(&self.folder.join("bytes"), raw);
+        let file = OpenOptions::new().create(true).append(true).open(self.folder.join("requests.jsonl"));
         let line = serde_json::to_string(seen).expect("a request in JSON") + "\n";
-        append(&self.folder.join("requests.jsonl"), line.as_bytes());
+        file.and_then(|mut file| file.write_all(line.as_bytes())).expect("the backend's notes");
     }
 }
 
@@ -346,6 +336,9 @@ fn judge(head: &[u8], faults: &mut Vec<String>) -> Framing {
     let words: Vec<&str> = lines[0].split(' ').collect();
     if words.len() != 3 || words[2] != "HTTP/1.1" || words.iter().any(|word| word.is_empty()) {
         fault("a request line that is not METHOD TARGET HTTP/1.1");
+    }
+    if !words.get(1).is_some_and(|target| target.starts_with('/') && !target.contains('#')) {
+        fault("a target that is no path");
     }
     if text.replace("\r\n", "").bytes().any(|byte| matches!(byte, 0..=8 | 10..=31 | 127)) {
         fault("a control byte in the head");

@@ -66,7 +66,10 @@ fn an_instance_is_announced_when_it_first_passes_and_withdrawn_before_it_is_drai
     let announced = |host: &Host| -> Result<Vec<String>, String> {
         let (_, list) = host.api("/v1/catalog/service/web")?;
         let nodes = list.as_array().ok_or_else(|| format!("not a list: {list}"))?;
-        Ok(nodes.iter().filter_map(|entry| entry["Node"].as_str().map(str::to_owned)).collect())
+        let mut names: Vec<String> =
+            nodes.iter().filter_map(|entry| entry["Node"].as_str().map(str::to_owned)).collect();
+        names.sort();
+        Ok(names)
     };
     holds_for("b's instance has not passed yet", Duration::from_secs(2), || {
         let seen = announced(c)?;

@@ -35,5 +35,6 @@ mod intruder;
 mod ipv6;
 mod life;
 mod red_check;
+mod smuggling;
 mod unreachable;
 mod websocket;

@@ -14,7 +14,7 @@ use crate::helper;
 use crate::host::Host;
 use crate::process::{clock_us, run};
 
-/// Connections at once.
+/// Connections at once, unless all are to be.
 const THREADS: usize = 16;
 /// Nothing is written or waited for longer.
 const PATIENCE_MAX: Duration = Duration::from_secs(60);
@@ -91,8 +91,20 @@ impl Heard {
 /// Holds every exchange with `server:port`, from `host`.
 #[track_caller]
 pub(crate) fn exchange(host: &Host, server: &str, port: u16, exchanges: &[Exchange]) -> Vec<Heard> {
+    exchange_by(host, server, port, exchanges, THREADS)
+}
+
+/// The same, all at once.
+#[track_caller]
+pub(crate) fn exchange_at_once(host: &Host, server: &str, port: u16, exchanges: &[Exchange]) -> Vec<Heard> {
+    exchange_by(host, server, port, exchanges, exchanges.len())
+}
+
+#[track_caller]
+fn exchange_by(host: &Host, server: &str, port: u16, exchanges: &[Exchange], threads: usize) -> Vec<Heard> {
     let results = host.folder().join(format!("raw-{}.json", clock_us()));
-    let arguments = json!({ "server": server, "port": port, "exchanges": exchanges, "results": results });
+    let arguments =
+        json!({ "server": server, "port": port, "threads": threads, "exchanges": exchanges, "results": results });
     run(&mut helper::command(host, "raw", &arguments)).expect("the raw client");
     let text = std::fs::read(&results).expect("the raw client's results");
     let heard: Vec<Heard> = serde_json::from_slice(&text).expect("the raw client's results");
@@ -108,9 +120,10 @@ pub(crate) fn client(arguments: &Value) {
     let results = PathBuf::from(arguments["results"].as_str().expect("results"));
     let address = (server, port).to_socket_addrs().expect("a name").next().expect("an address");
     let count = exchanges.len();
+    let threads = usize::try_from(arguments["threads"].as_u64().expect("threads")).expect("a number");
     let (exchanges, next) = (Arc::new(exchanges), Arc::new(AtomicUsize::new(0)));
     let heard = Arc::new(Mutex::new(vec![None; count]));
-    let threads: Vec<_> = (0..THREADS.min(count))
+    let threads: Vec<_> = (0..threads.min(count))
         .map(|_| {
             let (exchanges, next, heard) = (Arc::clone(&exchanges), Arc::clone(&next), Arc::clone(&heard));
             std::thread::spawn(move || {
