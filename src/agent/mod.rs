@@ -187,7 +187,7 @@ async fn run_here(config: Config) -> Result<(), AgentError> {
     let proxy = proxy::start(proxy_settings(&config, &identity), wires)?;
     let (_, vip_asked) = proxy.capture().await;
     let traffic = proxy.traffic();
-    let mut sources = metrics::Sources::new(directory.clone(), tallied, gossip_counters, proxy.counters());
+    let mut sources = metrics::Sources::new(directory.clone(), tallied, gossip_counters, &proxy);
     let dns = threads::start_dns(&config, directory.clone(), vip_asked, shutdown.clone(), &mut sources).await?;
     let services = threads::Services {
         config: &config,

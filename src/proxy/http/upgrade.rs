@@ -16,6 +16,7 @@ use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
 use tokio::io::copy_bidirectional_with_sizes;
 use tokio::task::spawn_local;
+use tokio::time::timeout;
 use tracing::debug;
 
 use super::body::{Payload, Reply, Tail};
@@ -66,11 +67,15 @@ pub(super) async fn carry(
         *head.method_mut() = parts.method.clone();
         *head.uri_mut() = parts.uri.clone();
         *head.headers_mut() = parts.headers.clone();
-        let asked = if endpoint.node.id == worker.local {
-            ask_here(worker, &endpoint.instance, head, &protocol).await
-        } else {
-            ask_there(worker, &service, tag.as_ref(), &endpoint, head, &protocol).await
+        let limit = endpoint.instance.request_timeout.unwrap_or(worker.settings.request_timeout);
+        let asked = async {
+            if endpoint.node.id == worker.local {
+                ask_here(worker, &endpoint.instance, head, &protocol).await
+            } else {
+                ask_there(worker, &service, tag.as_ref(), &endpoint, head, &protocol).await
+            }
         };
+        let asked = timeout(limit, asked).await.unwrap_or(Err(Reason::Timeout));
         match asked {
             Ok(response) => return Ok(begin(worker, &endpoint, application, response)),
             Err(reason) if reason.is_untouched() => {
