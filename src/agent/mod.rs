@@ -186,14 +186,15 @@ async fn run_here(config: Config) -> Result<(), AgentError> {
     };
     let proxy = proxy::start(proxy_settings(&config, &identity), wires)?;
     let (_, vip_asked) = proxy.capture().await;
-    let mut sources = metrics::Sources::new(directory.clone(), tallied, gossip_counters, proxy.counters());
+    let traffic = proxy.traffic();
+    let mut sources = metrics::Sources::new(directory.clone(), tallied, gossip_counters, &proxy);
     let dns = threads::start_dns(&config, directory.clone(), vip_asked, shutdown.clone(), &mut sources).await?;
     let services = threads::Services {
         config: &config,
         directory,
         changes: changed,
         own: Arc::default(),
-        traffic: Arc::new(crate::api::Traffic::default),
+        traffic: Arc::new(move || traffic.snapshot()),
         identity: identity.clone(),
         tls: tls.clone(),
         enrolling,
@@ -293,6 +294,8 @@ fn proxy_settings(config: &Config, identity: &Identity) -> proxy::Settings {
         idle_timeout: config.proxy.idle_timeout,
         drain_timeout: DRAIN_TIMEOUT,
         delivery_timeout: DELIVERY_TIMEOUT,
+        request_timeout: config.proxy.request_timeout,
+        access_log: config.proxy.access_log,
     }
 }
 

@@ -20,7 +20,6 @@ mod server;
 mod socket;
 #[cfg(test)]
 pub(crate) mod specimen;
-mod traffic;
 mod write_deadline;
 
 use std::fmt;
@@ -38,9 +37,9 @@ use bytes::Bytes;
 use crate::config::{CheckRegistration, ServiceDefinition};
 use crate::model::{Health, NodeName, ServiceId};
 
+pub use crate::model::{BUCKET_BOUNDS_US, Direction, Edge, Traffic};
 pub use local::{Local, LocalCheck, LocalService};
 pub use server::{Bound, bind};
-pub use traffic::{BUCKET_BOUNDS_US, Direction, Edge, Traffic};
 
 /// What the API is told at start.
 #[derive(Debug, Clone)]

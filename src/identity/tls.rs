@@ -33,8 +33,10 @@ const HANDSHAKE_DEADLINE: Duration = Duration::from_secs(5);
 pub enum Alpn {
     /// Streams between agents on the gossip port.
     Gossip,
-    /// Mesh traffic.
+    /// Mesh traffic: streams of bytes, one at a time.
     Mesh,
+    /// Mesh traffic: requests, over HTTP/2.
+    Http,
     /// Enrolment and renewal.
     Enroll,
 }
@@ -45,6 +47,7 @@ impl Alpn {
         match self {
             Alpn::Gossip => b"weft-gossip",
             Alpn::Mesh => b"weft-mesh",
+            Alpn::Http => b"weft-http",
             Alpn::Enroll => b"weft-enroll",
         }
     }
@@ -62,6 +65,10 @@ pub struct TlsContexts {
     pub mesh_client: Arc<ClientConfig>,
     /// Takes mesh connections.
     pub mesh_server: Arc<ServerConfig>,
+    /// Opens connections for requests to other hosts' mesh port.
+    pub http_client: Arc<ClientConfig>,
+    /// Takes connections for requests.
+    pub http_server: Arc<ServerConfig>,
     /// Takes enrolments (no client certificate) and renewals (with one).
     pub enroll_server: Arc<ServerConfig>,
     /// Opens a renewal.
@@ -90,6 +97,8 @@ impl TlsContexts {
             gossip_server: server(&members_only, &node_certificate, Alpn::Gossip)?,
             mesh_client: client(Alpn::Mesh)?,
             mesh_server: server(&members_only, &node_certificate, Alpn::Mesh)?,
+            http_client: client(Alpn::Http)?,
+            http_server: server(&members_only, &node_certificate, Alpn::Http)?,
             enroll_server: server(&anybody, &enroll_certificate, Alpn::Enroll)?,
             renew_client: client(Alpn::Enroll)?,
             server_name: node_server_name(),
@@ -115,6 +124,7 @@ impl TlsContexts {
 pub fn server_config_for(tls: &TlsContexts, hello: &ClientHello<'_>) -> Option<(Alpn, Arc<ServerConfig>)> {
     hello.alpn()?.find_map(|asked| match asked {
         asked if asked == Alpn::Mesh.as_bytes() => Some((Alpn::Mesh, tls.mesh_server.clone())),
+        asked if asked == Alpn::Http.as_bytes() => Some((Alpn::Http, tls.http_server.clone())),
         asked if asked == Alpn::Enroll.as_bytes() => Some((Alpn::Enroll, tls.enroll_server.clone())),
         _ => None,
     })

@@ -11,6 +11,7 @@ mod membership;
 mod name;
 mod record;
 mod replication;
+mod traffic;
 
 pub use directory::{Directory, Freshness, Node, Service, VipTarget};
 pub use id::{NodeId, NodeIdError};
@@ -21,6 +22,7 @@ pub use record::{
     Header, RECORD_BYTES_MAX, RECORD_KEY_BYTES_MAX, Record, RecordError, RecordId, RecordKind, SIGNATURE_BYTES, Version,
 };
 pub use replication::{BUCKETS, BucketDigest, CatalogMessage, OriginSummary, Want};
+pub use traffic::{BUCKET_BOUNDS_US, Direction, Edge, Traffic};
 
 /// A point in time: the duration since the agent's start (or the simulation's). Cores take it as an argument and never
 /// ask a clock.

@@ -5,18 +5,18 @@
 
 use std::net::Ipv4Addr;
 use std::rc::Rc;
-use std::sync::Arc;
 
 use tokio::net::TcpStream;
+use tokio::time::Instant;
 use tracing::debug;
 
 use super::deliver;
+use super::endpoints::{Endpoint, Measure, OpenGuard};
+use super::http;
 use super::link::{Link, LinkError};
-use super::pool::LoadGuard;
 use super::relay::{DirectError, End, Limits, Relay, abort, carry_directly};
 use super::worker::Worker;
-use crate::model::{Directory, Instance, Node, NodeId, Service, ServiceId, ServiceName, Tag};
-use crate::route;
+use crate::model::{Directory, Node, NodeId, ServiceId, ServiceName, Tag};
 use crate::wire::frame::Open;
 
 /// Instances tried for one call. Each try costs at most the connect and accept timeouts.
@@ -28,11 +28,18 @@ struct Call {
     tag: Option<Tag>,
 }
 
-/// One candidate, with its load counted while it is held.
+/// One candidate, counted while it is held.
 struct Chosen {
-    node: Arc<Node>,
-    instance: Arc<Instance>,
-    _load: LoadGuard,
+    endpoint: Endpoint,
+    begun: Instant,
+    _open: OpenGuard,
+}
+
+impl Chosen {
+    /// The instance has taken the call; it ended, well or not.
+    fn ended(&self, well: bool) {
+        self.endpoint.stats.cells.end(if well { 2 } else { 0 });
+    }
 }
 
 /// What became of one try.
@@ -49,6 +56,11 @@ pub(super) async fn serve(worker: Rc<Worker>, app: TcpStream, vip: Ipv4Addr, por
     let _ = app.set_nodelay(true);
     let directory = worker.directory.load_full();
     let call = match directory.behind(vip) {
+        Some((service, tag)) if service.answers_on(port) && service.protocol.is_http() => {
+            let target = http::Target { service: service.name.clone(), tag: tag.cloned() };
+            drop(directory);
+            return http::serve_application(worker, app, target).await;
+        }
         Some((service, tag)) if service.answers_on(port) => Call { service: service.name.clone(), tag: tag.cloned() },
         _ => {
             worker.counters.unknown_target.one();
@@ -63,15 +75,18 @@ pub(super) async fn serve(worker: Rc<Worker>, app: TcpStream, vip: Ipv4Addr, por
         if !tried.is_empty() {
             worker.counters.retries.one();
         }
-        tried.push((chosen.node.id, chosen.instance.id.clone()));
-        let outcome = if chosen.node.id == worker.local {
+        tried.push(chosen.endpoint.key());
+        let outcome = if chosen.endpoint.node.id == worker.local {
             call_here(&worker, &call, &chosen, app).await
         } else {
             call_there(&worker, &call, &chosen, app).await
         };
         match outcome {
             Try::Over => return,
-            Try::Elsewhere(back) => app = back,
+            Try::Elsewhere(back) => {
+                chosen.endpoint.stats.cells.retry();
+                app = back;
+            }
         }
     }
     worker.counters.no_instance.one();
@@ -81,41 +96,33 @@ pub(super) async fn serve(worker: Rc<Worker>, app: TcpStream, vip: Ipv4Addr, por
 
 fn choose(worker: &Worker, call: &Call, tried: &[(NodeId, ServiceId)]) -> Option<Chosen> {
     let directory = worker.directory.load();
-    let service: &Service = directory.services.get(&call.service)?;
-    let fresh = |node: &Node, instance: &Instance| !tried.iter().any(|(n, i)| *n == node.id && *i == instance.id);
-    let mut candidates: Vec<_> =
-        service.candidates(call.tag.as_ref()).filter(|(node, instance)| fresh(node, instance)).collect();
-    if candidates.is_empty() {
-        // Nobody answers, as far as this host knows: then it is as well to ask.
-        let unreached = service.healthy(call.tag.as_ref());
-        candidates = unreached.filter(|(node, instance)| fresh(node, instance)).collect();
-    }
-    let load = |index: usize| {
-        let (node, instance) = candidates[index];
-        worker.loads.of(node.id, &instance.id)
-    };
-    let index = route::choose(candidates.len(), load, &mut *worker.rng.borrow_mut())?;
-    let (node, instance) = candidates[index].clone();
-    let load = worker.loads.enter(node.id, instance.id.clone());
-    Some(Chosen { node, instance, _load: load })
+    let service = directory.services.get(&call.service)?;
+    let rng = &mut *worker.rng.borrow_mut();
+    let endpoint = worker.endpoints.choose(&directory, service, call.tag.as_ref(), Measure::Open, tried, rng)?;
+    endpoint.stats.cells.begin();
+    let open = endpoint.enter();
+    Some(Chosen { endpoint, begun: Instant::now(), _open: open })
 }
 
 /// Calls an instance of this host, without crossing the mesh.
 async fn call_here(worker: &Rc<Worker>, call: &Call, chosen: &Chosen, mut app: TcpStream) -> Try {
-    let Ok(mut service) = deliver::connect(&chosen.instance, &worker.settings).await else {
+    let Ok(mut service) = deliver::connect(&chosen.endpoint.instance, &worker.settings).await else {
         return Try::Elsewhere(app);
     };
     worker.counters.direct.one();
+    chosen.endpoint.stats.cells.answered(chosen.begun.elapsed());
     let carried = carry_directly(&mut app, &mut service, worker.settings.idle_timeout, &worker.scratch);
     let ended = tokio::select! {
         ended = carried => ended,
         () = tag_lost(worker, call, chosen) => {
             worker.counters.tag_moved.one();
+            chosen.ended(false);
             abort(app);
             abort(service);
             return Try::Over;
         }
     };
+    chosen.ended(ended.is_ok());
     match ended {
         Ok((up, down)) => {
             worker.counters.bytes_up.add(up);
@@ -134,7 +141,7 @@ async fn call_here(worker: &Rc<Worker>, call: &Call, chosen: &Chosen, mut app: T
 
 /// Calls an instance of another host through its agent.
 async fn call_there(worker: &Rc<Worker>, call: &Call, chosen: &Chosen, mut app: TcpStream) -> Try {
-    let node = &chosen.node;
+    let node = &chosen.endpoint.node;
     // A pooled link may have died since it was last used; that says nothing about the host, so a new one is tried.
     while let Some(link) = worker.pool.take(node.id, &worker.scratch) {
         match carry(worker, call, chosen, link, app).await {
@@ -179,18 +186,21 @@ async fn carry(worker: &Rc<Worker>, call: &Call, chosen: &Chosen, mut link: Link
     let ended = tokio::select! {
         ended = relay.run(&limits, worker.settings.accept_timeout) => ended,
         () = tag_lost(worker, call, chosen) => End::TagLost,
-        () = worker.host_lost(chosen.node.id) => End::HostLost,
+        () = worker.host_lost(chosen.endpoint.node.id) => End::HostLost,
     };
     let accepted = relay.is_accepted();
     if accepted {
+        let took = relay.accepted_at.map_or_else(|| chosen.begun.elapsed(), |at| at - chosen.begun);
+        chosen.endpoint.stats.cells.answered(took);
+        chosen.ended(matches!(ended, End::Finished));
         worker.counters.streams_out.one();
         worker.counters.bytes_up.add(relay.bytes_up);
         worker.counters.bytes_down.add(relay.bytes_down);
     }
     match ended {
-        End::Finished => worker.pool.put(chosen.node.id, link),
+        End::Finished => worker.pool.put(chosen.endpoint.node.id, link),
         End::Refused(reason) => {
-            debug!(node = %chosen.node.facts.name, instance = %chosen.instance.id, ?reason, "the call was refused there");
+            debug!(node = %chosen.endpoint.node.facts.name, instance = %chosen.endpoint.instance.id, ?reason, "the call was refused there");
             worker.finish(link);
             return Carried::Refused(app);
         }
@@ -209,7 +219,7 @@ async fn carry(worker: &Rc<Worker>, call: &Call, chosen: &Chosen, mut link: Link
 fn open(call: &Call, chosen: &Chosen, link: &mut Link) -> Result<(), LinkError> {
     let open = Open {
         service: call.service.clone(),
-        instance: chosen.instance.id.clone(),
+        instance: chosen.endpoint.instance.id.clone(),
         tag: call.tag.clone(),
         caller: None,
     };
@@ -233,6 +243,6 @@ async fn tag_lost(worker: &Worker, call: &Call, chosen: &Chosen) {
 fn has_tag(directory: &Directory, call: &Call, chosen: &Chosen, tag: &Tag) -> bool {
     let Some(service) = directory.services.get(&call.service) else { return false };
     service.instances.iter().any(|(node, instance)| {
-        node.id == chosen.node.id && instance.id == chosen.instance.id && instance.tags.contains(tag)
+        node.id == chosen.endpoint.node.id && instance.id == chosen.endpoint.instance.id && instance.tags.contains(tag)
     })
 }

@@ -41,6 +41,12 @@ impl Counter {
 counters! {
     /// Connections taken on VIPs.
     captured => "weft_proxy_captured", "Connections taken on service addresses.";
+    /// Requests of HTTP services.
+    requests => "weft_proxy_requests", "Requests taken on service addresses.";
+    /// What is no HTTP, or cannot be carried as it is framed.
+    malformed => "weft_proxy_malformed", "Requests refused as malformed or ambiguous.";
+    /// Connections that went over to another protocol and have ended.
+    upgrades_ended => "weft_proxy_upgrades_ended", "Upgraded connections (WebSocket) that have ended.";
     /// Connections to a VIP or port that stands for nothing; reset.
     unknown_target => "weft_proxy_unknown_target", "Connections to a service address or port that stands for nothing.";
     /// Connections reset because no instance could take them.

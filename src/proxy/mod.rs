@@ -5,6 +5,8 @@
 //!                             └─ link ══ mTLS, 7947 ══ serving → deliver → local service
 //! ```
 //!
+//! That is how bytes are carried; services that speak HTTP have it request by request, see `http`.
+//!
 //! Workers (`worker`) own all of it, one thread each; they read the published [`Directory`] and tell the owner only
 //! whether hosts' mesh ports answer. Nothing here changes the directory, and nothing here waits for the control plane.
 
@@ -12,6 +14,8 @@ mod caller;
 mod capture;
 mod counters;
 mod deliver;
+mod endpoints;
+mod http;
 mod link;
 mod pool;
 mod reach;
@@ -21,11 +25,13 @@ mod serving;
 #[cfg(test)]
 mod tests;
 mod tls;
+mod traffic;
 mod worker;
 
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -38,8 +44,9 @@ use tracing::{info, warn};
 
 pub use capture::{Mode, VipAsked};
 pub use counters::{Counter, Counters};
+pub use traffic::Registry;
 
-pub use crate::config::Capture;
+pub use crate::config::{AccessLog, Capture};
 use crate::identity::TlsContexts;
 use crate::model::{Directory, NodeId};
 use worker::{Listener, Parts};
@@ -78,6 +85,10 @@ pub struct Settings {
     pub drain_timeout: Duration,
     /// For a connect to a service of this host.
     pub delivery_timeout: Duration,
+    /// For the beginning of a response, where its service does not say.
+    pub request_timeout: Duration,
+    /// Whether and how requests are logged.
+    pub access_log: AccessLog,
 }
 
 /// What the data plane tells the owner.
@@ -140,6 +151,8 @@ pub enum ProxyError {
 /// The running data plane.
 pub struct Proxy {
     counters: Arc<Counters>,
+    traffic: Arc<Registry>,
+    log_lines_lost: Option<Arc<AtomicU64>>,
     threads: Vec<JoinHandle<()>>,
     workers: Vec<mpsc::UnboundedSender<Listener>>,
     settings: Arc<Settings>,
@@ -165,6 +178,8 @@ pub fn start(settings: Settings, wires: Wires) -> Result<Proxy, ProxyError> {
     };
     let settings = Arc::new(settings);
     let counters = Arc::new(Counters::default());
+    let traffic = Arc::new(Registry::default());
+    let access_log = http::AccessLogger::start(settings.access_log).map_err(ProxyError::Thread)?;
     let (mut threads, mut workers) = (Vec::new(), Vec::new());
     let has_captured = captured.is_some();
     let mut captured = captured.into_iter().flatten();
@@ -184,6 +199,8 @@ pub fn start(settings: Settings, wires: Wires) -> Result<Proxy, ProxyError> {
             changes: wires.changes.clone(),
             tls: wires.tls.clone(),
             counters: counters.clone(),
+            traffic: traffic.clone(),
+            access_log: access_log.clone(),
             events: wires.events.clone(),
             enroll: wires.enroll.clone(),
             listeners,
@@ -196,6 +213,8 @@ pub fn start(settings: Settings, wires: Wires) -> Result<Proxy, ProxyError> {
     }
     Ok(Proxy {
         counters,
+        traffic,
+        log_lines_lost: access_log.map(|log| log.lost()),
         threads,
         workers,
         settings,
@@ -210,6 +229,16 @@ impl Proxy {
     /// What it counts.
     pub fn counters(&self) -> Arc<Counters> {
         self.counters.clone()
+    }
+
+    /// What it carried, edge by edge.
+    pub fn traffic(&self) -> Arc<Registry> {
+        self.traffic.clone()
+    }
+
+    /// Lines of the access log that were lost; `None` where there is no such log.
+    pub fn log_lines_lost(&self) -> Option<Arc<AtomicU64>> {
+        self.log_lines_lost.clone()
     }
 
     /// Finds out how VIPs are captured and answers the DNS shim's questions from then on, in a task of its own.

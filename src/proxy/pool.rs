@@ -1,16 +1,15 @@
-//! Warm connections to other hosts, one pool a host for all services, and the count of open calls by which instances
-//! are chosen. Belongs to one worker; nothing here is shared between threads.
+//! Warm connections to other hosts, one pool a host for all services. Belongs to one worker; nothing here is shared
+//! between threads.
 
 use std::cell::RefCell;
 use std::collections::HashMap;
-use std::rc::Rc;
 use std::time::{Duration, SystemTime};
 
 use tokio::time::Instant;
 
 use super::link::Link;
 use super::scratch::Scratch;
-use crate::model::{NodeId, ServiceId};
+use crate::model::NodeId;
 
 /// Below the serving side's limit, so that the side that would use a link is the one that closes it.
 pub(super) const IDLE_CALLER_MAX: Duration = Duration::from_secs(90);
@@ -59,41 +58,5 @@ impl Pool {
             links.retain_mut(|(link, since)| since.elapsed() < IDLE_CALLER_MAX && link.is_fresh(scratch));
             !links.is_empty()
         });
-    }
-}
-
-/// Open calls by instance.
-#[derive(Default)]
-pub(super) struct Loads {
-    open: Rc<RefCell<HashMap<(NodeId, ServiceId), u64>>>,
-}
-
-impl Loads {
-    pub(super) fn of(&self, node: NodeId, instance: &ServiceId) -> u64 {
-        self.open.borrow().get(&(node, instance.clone())).copied().unwrap_or(0)
-    }
-
-    /// Counts one call until the guard is dropped.
-    pub(super) fn enter(&self, node: NodeId, instance: ServiceId) -> LoadGuard {
-        let key = (node, instance);
-        *self.open.borrow_mut().entry(key.clone()).or_default() += 1;
-        LoadGuard { open: self.open.clone(), key }
-    }
-}
-
-pub(super) struct LoadGuard {
-    open: Rc<RefCell<HashMap<(NodeId, ServiceId), u64>>>,
-    key: (NodeId, ServiceId),
-}
-
-impl Drop for LoadGuard {
-    fn drop(&mut self) {
-        let mut open = self.open.borrow_mut();
-        if let Some(count) = open.get_mut(&self.key) {
-            *count -= 1;
-            if *count == 0 {
-                open.remove(&self.key);
-            }
-        }
     }
 }

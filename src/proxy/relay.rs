@@ -58,6 +58,8 @@ pub(super) struct Relay<'a> {
     moved: Cell<Instant>,
     pub bytes_up: u64,
     pub bytes_down: u64,
+    /// On the caller's side: when the far side accepted.
+    pub accepted_at: Option<Instant>,
 }
 
 /// Limits of one stream.
@@ -81,6 +83,7 @@ impl<'a> Relay<'a> {
             moved: Cell::new(Instant::now()),
             bytes_up: 0,
             bytes_down: 0,
+            accepted_at: None,
         }
     }
 
@@ -100,7 +103,7 @@ impl<'a> Relay<'a> {
             match until_accept {
                 Err(_) => return End::LostBeforeAccept(LinkError::Timeout(accept_timeout)),
                 Ok(Some(end)) => return end,
-                Ok(None) => {}
+                Ok(None) => self.accepted_at = Some(Instant::now()),
             }
         }
         let mut check = Box::pin(sleep(LIMIT_CHECK_INTERVAL));

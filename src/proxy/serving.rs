@@ -9,16 +9,20 @@ use rustls::server::Acceptor;
 use tokio::io::AsyncReadExt;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
+use tokio_rustls::StartHandshake;
+use tokio_rustls::server::TlsStream;
 use tracing::debug;
 
 use super::deliver;
-use super::link::{HANDSHAKE_TIMEOUT, Incoming, Link, LinkError};
+use super::http;
+use super::link::{HANDSHAKE_TIMEOUT, Incoming, Link, LinkError, tune};
 use super::pool::IDLE_SERVER_MAX;
 use super::relay::{End, Limits, Relay, abort};
+use super::traffic::Cells;
 use super::worker::Worker;
 use super::{EnrollConnection, HALF_OPEN_MAX, PROBE_NAME};
-use crate::identity::{Alpn, server_config_for};
-use crate::model::{Health, Instance, Tag};
+use crate::identity::{Alpn, PeerIdentity, server_config_for};
+use crate::model::{Health, Instance, Service, ServiceId, ServiceName, Tag};
 use crate::wire::frame::{FrameHeader, Open, RstReason};
 
 /// A ClientHello with a post-quantum key share takes about 1.5 KiB; nobody needs ten times that.
@@ -34,11 +38,15 @@ pub(super) async fn serve(worker: Rc<Worker>, tcp: TcpStream) {
     let link = timeout(HANDSHAKE_TIMEOUT, shake_hands(&worker, tcp)).await;
     drop(half_open);
     match link.unwrap_or(Err(LinkError::Timeout(HANDSHAKE_TIMEOUT))) {
-        Ok(Some(link)) => {
+        Ok(Shaken::Streams(link)) => {
             worker.counters.connections_in.one();
-            serve_streams(&worker, link).await;
+            serve_streams(&worker, *link).await;
         }
-        Ok(None) => {}
+        Ok(Shaken::Requests(tls, peer)) => {
+            worker.counters.connections_in.one();
+            http::serve_host(worker, *tls, *peer).await;
+        }
+        Ok(Shaken::Elsewhere) => {}
         Err(error) => {
             worker.counters.handshakes_failed.one();
             debug!(%error, "mesh handshake failed");
@@ -62,21 +70,37 @@ impl Drop for HalfOpen {
     }
 }
 
-/// The mesh link, or nothing where the connection is an enrolment and went elsewhere.
-async fn shake_hands(worker: &Worker, mut tcp: TcpStream) -> Result<Option<Link>, LinkError> {
+/// What a connection to the mesh port turned out to be.
+enum Shaken {
+    /// Streams, one after another.
+    Streams(Box<Link>),
+    /// Requests, many at once.
+    Requests(Box<TlsStream<TcpStream>>, Box<PeerIdentity>),
+    /// An enrolment, which is the control plane's.
+    Elsewhere,
+}
+
+async fn shake_hands(worker: &Worker, mut tcp: TcpStream) -> Result<Shaken, LinkError> {
     let mut received = Vec::new();
     let accepted = read_hello(&mut tcp, &mut received).await?;
     match server_config_for(&worker.tls, &accepted.client_hello()) {
         Some((Alpn::Mesh, config)) => {
             let link = Link::accept(tcp, config, received, &worker.scratch).await?;
             worker.check_cluster(&link)?;
-            Ok(Some(link))
+            Ok(Shaken::Streams(Box::new(link)))
+        }
+        Some((Alpn::Http, config)) => {
+            tune(&tcp);
+            let tls = StartHandshake::from_parts(accepted, tcp).into_stream(config).await?;
+            let peer = worker.tls.peer(tls.get_ref().1.peer_certificates());
+            let peer = peer.map_err(|error| LinkError::Peer(error.to_string()))?;
+            Ok(Shaken::Requests(Box::new(tls), Box::new(peer)))
         }
         Some((Alpn::Enroll, _)) => {
             let connection = EnrollConnection { tcp: tcp.into_std()?, received };
             // A full queue means that enrolments are slower than they come; the client is told by the close.
             let _ = worker.enroll.try_send(connection);
-            Ok(None)
+            Ok(Shaken::Elsewhere)
         }
         _ => Err(LinkError::Protocol("an application protocol that this port does not serve")),
     }
@@ -157,7 +181,8 @@ async fn serve_stream(worker: &Rc<Worker>, mut link: Link, open: &Open, not_afte
         worker.reset(link, RstReason::NoSuchInstance);
         return None;
     }
-    let instance = match find(worker, open) {
+    let asked = Asked { service: open.service.clone(), instance: open.instance.clone(), tag: open.tag.clone() };
+    let instance = match find(worker, &asked) {
         Ok(instance) => instance,
         Err(reason) => {
             worker.counters.streams_refused.one();
@@ -174,6 +199,8 @@ async fn serve_stream(worker: &Rc<Worker>, mut link: Link, open: &Open, not_afte
         return None;
     }
     worker.counters.streams_in.one();
+    let cells = link.peer().map(|peer| worker.inbound_cells(peer, &asked, instance.protocol));
+    let counted = Counted::begin(cells);
     let limits = Limits { idle: worker.settings.idle_timeout, not_after };
     let peer = link.peer().map(|peer| peer.node);
     let mut relay = Relay::serving(&mut service, &mut link, &worker.scratch);
@@ -182,6 +209,7 @@ async fn serve_stream(worker: &Rc<Worker>, mut link: Link, open: &Open, not_afte
         () = tag_lost(worker, &instance, open.tag.as_ref()) => End::TagLost,
         () = worker.peer_lost(peer) => End::HostLost,
     };
+    counted.end(matches!(ended, End::Finished));
     worker.counters.bytes_down.add(relay.bytes_up);
     worker.counters.bytes_up.add(relay.bytes_down);
     match ended {
@@ -195,17 +223,48 @@ async fn serve_stream(worker: &Rc<Worker>, mut link: Link, open: &Open, not_afte
     None
 }
 
-/// The instance that an OPEN asks for: one of this host's, of that service, with that tag, that takes calls.
-fn find(worker: &Worker, open: &Open) -> Result<Arc<Instance>, RstReason> {
+/// One stream, counted from its beginning to its end.
+struct Counted(Option<Arc<Cells>>);
+
+impl Counted {
+    fn begin(cells: Option<Arc<Cells>>) -> Counted {
+        cells.iter().for_each(|cells| cells.begin());
+        Counted(cells)
+    }
+
+    fn end(mut self, well: bool) {
+        if let Some(cells) = self.0.take() {
+            cells.end(if well { 2 } else { 0 });
+        }
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        if let Some(cells) = self.0.take() {
+            cells.end(0);
+        }
+    }
+}
+
+/// What another host's agent asks for.
+pub(super) struct Asked {
+    pub(super) service: ServiceName,
+    pub(super) instance: ServiceId,
+    pub(super) tag: Option<Tag>,
+}
+
+/// The instance that is asked for: one of this host's, of that service, with that tag, that takes calls.
+pub(super) fn find(worker: &Worker, asked: &Asked) -> Result<Arc<Instance>, RstReason> {
     let directory = worker.directory.load();
-    let service = directory.services.get(&open.service).ok_or(RstReason::NoSuchInstance)?;
-    let (_, instance) = service
+    let service = directory.services.get(&asked.service).ok_or(RstReason::NoSuchInstance)?;
+    let (node, instance) = service
         .instances
         .iter()
-        .find(|(node, instance)| node.id == worker.local && instance.id == open.instance)
+        .find(|(node, instance)| node.id == worker.local && instance.id == asked.instance)
         .ok_or(RstReason::NoSuchInstance)?;
-    let has_tag = open.tag.as_ref().is_none_or(|tag| instance.tags.contains(tag));
-    if !has_tag || instance.health() == Health::Critical {
+    let has_tag = asked.tag.as_ref().is_none_or(|tag| instance.tags.contains(tag));
+    if !has_tag || Service::health(node, instance) == Health::Critical {
         return Err(RstReason::NoSuchInstance);
     }
     Ok(instance.clone())

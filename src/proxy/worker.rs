@@ -21,13 +21,17 @@ use tracing::{debug, info, warn};
 
 use super::capture::{PROBE_GREETING, PROBE_PORT, probe_vip};
 use super::counters::Counters;
+use super::endpoints::Endpoints;
+use super::http::{AccessLogger, Channels, LocalPool};
 use super::link::{Link, LinkError};
-use super::pool::{Loads, Pool};
+use super::pool::Pool;
 use super::relay::{End, abort};
 use super::scratch::Scratch;
+use super::serving::Asked;
+use super::traffic::{Cells, Key, Registry};
 use super::{EnrollConnection, Event, Settings, caller, reach, serving};
-use crate::identity::TlsContexts;
-use crate::model::{Directory, Node, NodeId};
+use crate::identity::{PeerIdentity, TlsContexts};
+use crate::model::{Direction, Directory, Node, NodeId, Protocol, ServiceId};
 use crate::wire::frame::RstReason;
 
 /// Pause after an accept that failed for want of descriptors or memory.
@@ -52,6 +56,8 @@ pub(super) struct Parts {
     pub changes: watch::Receiver<u64>,
     pub tls: TlsContexts,
     pub counters: Arc<Counters>,
+    pub traffic: Arc<Registry>,
+    pub access_log: Option<AccessLogger>,
     pub events: mpsc::Sender<Event>,
     pub enroll: mpsc::Sender<EnrollConnection>,
     pub listeners: mpsc::UnboundedReceiver<Listener>,
@@ -70,7 +76,15 @@ pub(super) struct Worker {
     pub enroll: mpsc::Sender<EnrollConnection>,
     pub shutdown: watch::Receiver<bool>,
     pub pool: Pool,
-    pub loads: Loads,
+    /// Connections for requests to other hosts.
+    pub channels: Channels,
+    /// Connections for requests to services of this host.
+    pub local_pool: LocalPool,
+    pub endpoints: Endpoints,
+    pub traffic: Arc<Registry>,
+    pub access_log: Option<AccessLogger>,
+    /// Counts of calls from other hosts.
+    inbound: RefCell<HashMap<(NodeId, ServiceId), Arc<Cells>>>,
     pub scratch: Scratch,
     pub rng: RefCell<ChaCha8Rng>,
     /// Wakes the streams to a host when it has failed or left.
@@ -92,8 +106,8 @@ pub(super) fn run(parts: Parts) {
 }
 
 async fn work(parts: Parts) {
-    let Parts { index, settings, directory, changes, tls, counters, events, enroll, mut listeners, mut shutdown, rng } =
-        parts;
+    let Parts { index, settings, directory, changes, tls, counters, traffic, access_log, .. } = parts;
+    let Parts { events, enroll, mut listeners, mut shutdown, rng, .. } = parts;
     let worker = Rc::new(Worker {
         local: settings.local,
         settings,
@@ -105,7 +119,12 @@ async fn work(parts: Parts) {
         enroll,
         shutdown: shutdown.clone(),
         pool: Pool::default(),
-        loads: Loads::default(),
+        channels: Channels::default(),
+        local_pool: LocalPool::default(),
+        endpoints: Endpoints::new(traffic.clone()),
+        traffic,
+        access_log,
+        inbound: RefCell::default(),
         scratch: Scratch::new(),
         rng: RefCell::new(rng),
         lost_signals: RefCell::default(),
@@ -162,6 +181,11 @@ async fn prune(worker: Rc<Worker>) {
     loop {
         ticks.tick().await;
         worker.pool.prune(&worker.scratch);
+        worker.channels.prune();
+        worker.local_pool.prune();
+        let directory = worker.directory.load();
+        worker.endpoints.prune(&directory);
+        worker.inbound.borrow_mut().retain(|(node, _), _| directory.nodes.contains_key(node));
     }
 }
 
@@ -176,6 +200,7 @@ async fn signal_lost_hosts(worker: Rc<Worker>) {
             if lost {
                 signal.notify_waiters();
                 worker.pool.forget(*node);
+                worker.channels.cut(*node);
             }
             // Kept while a stream listens.
             Rc::strong_count(signal) > 1
@@ -229,6 +254,23 @@ impl Worker {
         }
     }
 
+    /// Where calls of another host for an instance of this one are counted.
+    pub(super) fn inbound_cells(&self, peer: &PeerIdentity, asked: &Asked, protocol: Protocol) -> Arc<Cells> {
+        let make = || {
+            let directory = self.directory.load();
+            let own = directory.nodes.get(&self.local).map_or("", |node| node.facts.name.as_str());
+            self.traffic.cells(Key {
+                direction: Direction::In,
+                caller: peer.name.to_string(),
+                node: own.to_owned(),
+                service: asked.service.to_string(),
+                instance: asked.instance.to_string(),
+                protocol,
+            })
+        };
+        self.inbound.borrow_mut().entry((peer.node, asked.instance.clone())).or_insert_with(make).clone()
+    }
+
     /// Opens a connection to a host's agent and checks that it is that host.
     pub(super) async fn connect(&self, node: &Node) -> Result<Link, LinkError> {
         let connecting = Link::connect(
@@ -264,6 +306,7 @@ impl Worker {
     /// A host's mesh port did not answer: its links go, and the owner hears of it.
     pub(super) fn mesh_failed(&self, node: NodeId) {
         self.pool.forget(node);
+        self.channels.forget(node);
         // A full queue holds other news of the same kind; the next failed connect tells again.
         let _ = self.events.try_send(Event::MeshUnreachable(node));
     }

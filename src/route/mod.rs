@@ -4,10 +4,15 @@
 //! of two instances drawn at random the one with less load. It is nearly as even as looking at all of them, and does
 //! not herd when loads are a moment old.
 
+mod ewma;
+
 use rand::{Rng, RngExt};
 
-/// Chooses one of `count` candidates. `load` tells the open calls of the candidate at an index. `None` if there is none.
-pub fn choose(count: usize, mut load: impl FnMut(usize) -> u64, rng: &mut impl Rng) -> Option<usize> {
+pub use ewma::{FAILURE, PeakEwma};
+
+/// Chooses one of `count` candidates. `load` tells that of the candidate at an index: open calls, or
+/// [`PeakEwma::load`]. `None` if there is none.
+pub fn choose<L: PartialOrd>(count: usize, mut load: impl FnMut(usize) -> L, rng: &mut impl Rng) -> Option<usize> {
     match count {
         0 => None,
         1 => Some(0),

@@ -1,5 +1,5 @@
-//! What this host's data plane has carried, edge by edge: totals since the agent's start, from which `weft top` makes
-//! rates. Filled by the data plane's counters, read by `/v1/weft/traffic`.
+//! What a host's data plane has carried, edge by edge: totals since the agent's start, from which `/metrics` and
+//! `weft top` make rates.
 
 use serde::Serialize;
 

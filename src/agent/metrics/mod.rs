@@ -1,19 +1,21 @@
 //! `/metrics`: the counters of every part and the state of the published view, as OpenMetrics text.
 
+mod sample;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::UNIX_EPOCH;
 
 use arc_swap::ArcSwap;
-use prometheus_client::collector::Collector;
-use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric, MetricEncoder, text::encode};
-use prometheus_client::metrics::MetricType;
-use prometheus_client::metrics::counter::ConstCounter;
-use prometheus_client::metrics::gauge::ConstGauge;
+use prometheus_client::encoding::text::encode;
 use prometheus_client::registry::Registry;
 use tokio::sync::watch;
 
+use self::sample::{Histogram, Sample};
 use super::owner::Tally;
-use crate::model::{Directory, Freshness, Health, MemberState, Service};
+use crate::identity::PeerIdentity;
+use crate::model::{BUCKET_BOUNDS_US, Direction, Directory, Edge, Freshness, Health, MemberState, Service, Traffic};
 use crate::{api, catalog, dns, gossip, proxy};
 
 /// Everything that is counted anywhere.
@@ -22,6 +24,8 @@ pub(super) struct Sources {
     tally: watch::Receiver<Tally>,
     gossip: Arc<gossip::Counters>,
     proxy: Arc<proxy::Counters>,
+    traffic: Arc<proxy::Registry>,
+    log_lines_lost: Option<Arc<AtomicU64>>,
     pub dns: Option<Arc<dns::Counters>>,
     pub api: Option<Arc<api::Counters>>,
 }
@@ -31,9 +35,10 @@ impl Sources {
         directory: Arc<ArcSwap<Directory>>,
         tally: watch::Receiver<Tally>,
         gossip: Arc<gossip::Counters>,
-        proxy: Arc<proxy::Counters>,
+        proxy: &proxy::Proxy,
     ) -> Sources {
-        Sources { directory, tally, gossip, proxy, dns: None, api: None }
+        let (traffic, log_lines_lost) = (proxy.traffic(), proxy.log_lines_lost());
+        Sources { directory, tally, gossip, proxy: proxy.counters(), traffic, log_lines_lost, dns: None, api: None }
     }
 
     /// Appends the text.
@@ -69,6 +74,16 @@ impl Sources {
         for (name, help, value) in self.proxy.all() {
             sample.counter(name, help, &[], value);
         }
+        sample.traffic(&self.traffic.snapshot());
+        for ((service, reason), count) in self.traffic.failures() {
+            let help = "Requests that Weft answered itself, by service and the weft-error that it gave";
+            let labels = [("service", service.as_str()), ("reason", reason)];
+            sample.counter("weft_request_failures", help, &labels, count);
+        }
+        if let Some(lost) = &self.log_lines_lost {
+            let help = "Lines of the access log that were lost because nobody read them";
+            sample.counter("weft_access_log_lost", help, &[], lost.load(Ordering::Relaxed));
+        }
         for (name, value) in self.gossip.each() {
             sample.gossip(name, value);
         }
@@ -82,25 +97,7 @@ impl Sources {
     }
 }
 
-/// One line: its labels and its value.
-type Line = (Vec<(String, String)>, u64);
-
-/// A family of lines under one name.
-#[derive(Debug)]
-struct Family {
-    help: String,
-    is_counter: bool,
-    lines: Vec<Line>,
-}
-
-#[derive(Debug, Default)]
-struct Sample(BTreeMap<String, Family>);
-
 impl Sample {
-    fn counter(&mut self, name: &str, help: &str, labels: &[(&str, &str)], value: u64) {
-        self.add(name, help, true, labels, value);
-    }
-
     fn catalog(&mut self, counters: &catalog::Counters) {
         self.gauge("weft_catalog_origins", "Hosts whose records are held.", &[], counters.origins);
         self.gauge("weft_catalog_records", "Live records held.", &[], counters.records);
@@ -137,19 +134,55 @@ impl Sample {
         }
     }
 
-    fn gauge(&mut self, name: &str, help: &str, labels: &[(&str, &str)], value: u64) {
-        self.add(name, help, false, labels, value);
+    /// Carried calls. Latencies are told by direction and service, so that their number does not grow with hosts.
+    fn traffic(&mut self, traffic: &Traffic) {
+        let mut durations: BTreeMap<(Direction, &str), Histogram> = BTreeMap::new();
+        let mut in_flight: BTreeMap<(Direction, &str), u64> = BTreeMap::new();
+        let mut retries: BTreeMap<&str, u64> = BTreeMap::new();
+        for edge in &traffic.edges {
+            self.edge(edge);
+            let key = (edge.direction, edge.service.as_str());
+            durations.entry(key).or_default().add(edge);
+            *in_flight.entry(key).or_default() += edge.in_flight;
+            *retries.entry(edge.service.as_str()).or_default() += edge.retries;
+        }
+        for ((direction, service), histogram) in durations {
+            let help = "From a call to the head of its response, or to its connection";
+            let labels = [("direction", word(direction)), ("service", service)];
+            self.histogram("weft_request_duration_seconds", help, &labels, histogram);
+        }
+        for ((direction, service), count) in in_flight {
+            let labels = [("direction", word(direction)), ("service", service)];
+            self.gauge("weft_requests_in_flight", "Calls under way", &labels, count);
+        }
+        for (service, count) in retries {
+            let help = "Calls that were tried again on another instance";
+            self.counter("weft_request_retries", help, &[("service", service)], count);
+        }
     }
 
-    fn add(&mut self, name: &str, help: &str, is_counter: bool, labels: &[(&str, &str)], value: u64) {
-        // The encoder adds the full stop, and `_total` to counters.
-        let help = help.trim_end_matches('.').to_owned();
-        let family = self.0.entry(name.to_owned()).or_insert(Family { help, is_counter, lines: Vec::new() });
-        let labels = labels.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
-        family.lines.push((labels, value));
+    fn edge(&mut self, edge: &Edge) {
+        const CODES: [&str; 6] = ["none", "1xx", "2xx", "3xx", "4xx", "5xx"];
+        for (code, count) in CODES.into_iter().zip(edge.codes) {
+            if count == 0 {
+                continue;
+            }
+            let labels = [
+                ("direction", word(edge.direction)),
+                ("caller", edge.caller.as_str()),
+                ("node", edge.node.as_str()),
+                ("service", edge.service.as_str()),
+                ("instance", edge.instance.as_str()),
+                ("protocol", edge.protocol.as_str()),
+                ("code", code),
+            ];
+            let help = "Calls that have ended, by class of their status; none without a response. Of tcp, connections";
+            self.counter("weft_requests", help, &labels, count);
+        }
     }
 
     fn view(&mut self, directory: &Directory) {
+        self.certificate(directory);
         let stale = u64::from(directory.freshness == Freshness::Stale);
         self.gauge("weft_stale", "1 while the view rests on no contact with other hosts.", &[], stale);
         let states =
@@ -174,30 +207,31 @@ impl Sample {
             self.gauge("weft_instances", "Known instances by health.", &[("health", health.as_str())], count);
         }
     }
-}
 
-impl Collector for Sample {
-    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
-        for (name, family) in &self.0 {
-            let kind = if family.is_counter { MetricType::Counter } else { MetricType::Gauge };
-            let mut lines = encoder.encode_descriptor(name, &family.help, None, kind)?;
-            match family.lines.as_slice() {
-                [(labels, value)] if labels.is_empty() => write_value(*value, family.is_counter, lines)?,
-                labelled => {
-                    for (labels, value) in labelled {
-                        write_value(*value, family.is_counter, lines.encode_family(labels)?)?;
-                    }
-                }
-            }
-        }
-        Ok(())
+    fn certificate(&mut self, directory: &Directory) {
+        let own = directory.nodes.get(&directory.local).and_then(|node| node.facts.certificates.first());
+        let Some(Ok(peer)) = own.map(|leaf| PeerIdentity::from_der(leaf)) else { return };
+        let expiry = peer.not_after.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+        self.gauge("weft_certificate_expiry_seconds", "When this host's certificate ends, in Unix time", &[], expiry);
     }
 }
 
-fn write_value(value: u64, is_counter: bool, line: MetricEncoder<'_>) -> Result<(), std::fmt::Error> {
-    if is_counter {
-        ConstCounter::new(value).encode(line)
-    } else {
-        ConstGauge::new(i64::try_from(value).unwrap_or(i64::MAX)).encode(line)
+fn word(direction: Direction) -> &'static str {
+    match direction {
+        Direction::Out => "out",
+        Direction::In => "in",
+    }
+}
+
+impl Histogram {
+    fn add(&mut self, edge: &Edge) {
+        let bounds = BUCKET_BOUNDS_US.iter().map(|bound| *bound as f64 / 1e6).chain([f64::INFINITY]);
+        if self.buckets.is_empty() {
+            self.buckets = bounds.map(|bound| (bound, 0)).collect();
+        }
+        for ((_, total), count) in self.buckets.iter_mut().zip(edge.latency) {
+            *total += count;
+        }
+        self.sum += edge.latency_sum_us as f64 / 1e6;
     }
 }

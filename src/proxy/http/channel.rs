@@ -1,0 +1,204 @@
+//! Connections for requests to other hosts' agents: HTTP/2 over mutual TLS, one for many requests of all services, more
+//! when one is full. Belongs to one worker.
+
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::rc::Rc;
+use std::time::{Duration, SystemTime};
+
+use hyper::client::conn::http2;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::net::TcpStream;
+use tokio::sync::Semaphore;
+use tokio::task::{AbortHandle, spawn_local};
+use tokio::time::{Instant, timeout};
+use tokio_rustls::TlsConnector;
+use tracing::debug;
+
+use super::body::Payload;
+use super::{CONNECTION_WINDOW_BYTES, FRAME_BYTES_MAX, OnWorker, STREAM_WINDOW_BYTES, STREAMS_MAX};
+use crate::model::{Node, NodeId};
+use crate::proxy::link::{HANDSHAKE_TIMEOUT, LinkError, tune};
+use crate::proxy::pool::IDLE_CALLER_MAX;
+use crate::proxy::worker::Worker;
+
+/// Connections to one host and worker; each takes [`STREAMS_MAX`] requests at once, and more wait.
+const CHANNELS_MAX: usize = 8;
+const PING_INTERVAL: Duration = Duration::from_secs(5);
+const PING_TIMEOUT: Duration = Duration::from_secs(5);
+
+pub(super) struct Channel {
+    sender: http2::SendRequest<Payload>,
+    open: Cell<usize>,
+    not_after: SystemTime,
+    used_at: Cell<Instant>,
+    task: AbortHandle,
+}
+
+impl Drop for Channel {
+    fn drop(&mut self) {
+        // Nobody uses it any more: those who do hold it.
+        self.task.abort();
+    }
+}
+
+/// A place on a connection, for one request.
+pub(super) struct Place(Rc<Channel>);
+
+impl Place {
+    fn on(channel: &Rc<Channel>) -> Place {
+        channel.open.set(channel.open.get() + 1);
+        channel.used_at.set(Instant::now());
+        Place(channel.clone())
+    }
+
+    pub(super) fn sender(&self) -> http2::SendRequest<Payload> {
+        self.0.sender.clone()
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.0.open.set(self.0.open.get() - 1);
+        self.0.used_at.set(Instant::now());
+    }
+}
+
+/// The connections to one host.
+struct Host {
+    channels: RefCell<Vec<Rc<Channel>>>,
+    /// One connects, the others wait for what comes of it.
+    connecting: Semaphore,
+    /// How many tries to connect have failed: who waited for one that did has its answer.
+    failures: Cell<u64>,
+}
+
+#[derive(Default)]
+pub(in crate::proxy) struct Channels {
+    hosts: RefCell<HashMap<NodeId, Rc<Host>>>,
+}
+
+impl Channels {
+    /// A place on a connection to that host; connects if there is none.
+    pub(super) async fn place(&self, worker: &Worker, node: &Node) -> Result<Place, LinkError> {
+        let host = self.host(node.id);
+        if let Some(place) = host.place() {
+            return Ok(place);
+        }
+        let failures = host.failures.get();
+        let permit = host.connecting.acquire().await;
+        if let Some(place) = host.place() {
+            return Ok(place);
+        }
+        if host.failures.get() != failures {
+            return Err(LinkError::Closed);
+        }
+        let connected = connect(worker, node).await;
+        drop(permit);
+        match connected {
+            Ok(channel) => {
+                let place = Place::on(&channel);
+                host.channels.borrow_mut().push(channel);
+                Ok(place)
+            }
+            Err(error) => {
+                host.failures.set(failures + 1);
+                Err(error)
+            }
+        }
+    }
+
+    fn host(&self, node: NodeId) -> Rc<Host> {
+        let make =
+            || Rc::new(Host { channels: RefCell::default(), connecting: Semaphore::new(1), failures: Cell::new(0) });
+        self.hosts.borrow_mut().entry(node).or_insert_with(make).clone()
+    }
+
+    /// Ends every connection to a host that has failed or left, with the requests on it.
+    pub(in crate::proxy) fn cut(&self, node: NodeId) {
+        if let Some(host) = self.hosts.borrow_mut().remove(&node) {
+            host.channels.borrow().iter().for_each(|channel| channel.task.abort());
+        }
+    }
+
+    /// New requests go over new connections; those under way stay.
+    pub(in crate::proxy) fn forget(&self, node: NodeId) {
+        if let Some(host) = self.hosts.borrow().get(&node) {
+            host.channels.borrow_mut().clear();
+        }
+    }
+
+    /// Lets go of connections that were idle for long or have ended.
+    pub(in crate::proxy) fn prune(&self) {
+        self.hosts.borrow_mut().retain(|_, host| {
+            let mut channels = host.channels.borrow_mut();
+            channels.retain(|channel| {
+                let is_idle = channel.open.get() == 0 && channel.used_at.get().elapsed() > IDLE_CALLER_MAX;
+                !is_idle && !channel.sender.is_closed()
+            });
+            !channels.is_empty() || host.connecting.available_permits() == 0
+        });
+    }
+}
+
+impl Host {
+    /// A place on the emptiest connection; `None` if there is none, or if all are full and another may be opened.
+    fn place(&self) -> Option<Place> {
+        let mut channels = self.channels.borrow_mut();
+        let now = SystemTime::now();
+        channels.retain(|channel| !channel.sender.is_closed() && channel.not_after > now);
+        let emptiest = channels.iter().min_by_key(|channel| channel.open.get())?;
+        let is_full = emptiest.open.get() >= STREAMS_MAX as usize;
+        (!is_full || channels.len() >= CHANNELS_MAX).then(|| Place::on(emptiest))
+    }
+}
+
+async fn connect(worker: &Worker, node: &Node) -> Result<Rc<Channel>, LinkError> {
+    let connecting = shake_hands(worker, node);
+    let limit = worker.settings.connect_timeout + HANDSHAKE_TIMEOUT;
+    let channel = timeout(limit, connecting).await.unwrap_or(Err(LinkError::Timeout(limit)));
+    channel.inspect(|_| worker.counters.connections_out.one()).inspect_err(|_| worker.counters.connects_failed.one())
+}
+
+async fn shake_hands(worker: &Worker, node: &Node) -> Result<Rc<Channel>, LinkError> {
+    let limit = worker.settings.connect_timeout;
+    let tcp = timeout(limit, TcpStream::connect(node.facts.mesh)).await.map_err(|_| LinkError::Timeout(limit))??;
+    tune(&tcp);
+    let connector = TlsConnector::from(worker.tls.http_client.clone());
+    let tls = connector.connect(worker.tls.server_name.clone(), tcp).await?;
+    let peer = worker.tls.peer(tls.get_ref().1.peer_certificates());
+    let peer = peer.map_err(|error| LinkError::Peer(error.to_string()))?;
+    if peer.node != node.id {
+        let found = format!("{} ({})", peer.name, peer.node);
+        return Err(LinkError::Peer(format!("{} answers as {found}, not as {}", node.facts.mesh, node.id)));
+    }
+    let mut builder = http2::Builder::new(OnWorker);
+    builder
+        .timer(TokioTimer::new())
+        .keep_alive_interval(PING_INTERVAL)
+        .keep_alive_timeout(PING_TIMEOUT)
+        .initial_stream_window_size(STREAM_WINDOW_BYTES)
+        .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
+        .max_frame_size(FRAME_BYTES_MAX)
+        .max_header_list_size(super::HEAD_BYTES_MAX as u32)
+        .initial_max_send_streams(STREAMS_MAX as usize)
+        .max_send_buf_size(STREAM_WINDOW_BYTES as usize);
+    let (mut sender, connection) =
+        builder.handshake(TokioIo::new(tls)).await.map_err(|error| LinkError::Io(std::io::Error::other(error)))?;
+    let name = node.facts.name.clone();
+    let task = spawn_local(async move {
+        if let Err(error) = connection.await {
+            debug!(node = %name, %error, "a connection for requests ended");
+        }
+    });
+    // A TLS 1.3 client is through before the other side has judged its certificate; its settings come after that.
+    let ready = timeout(HANDSHAKE_TIMEOUT, sender.ready()).await.map_err(|_| LinkError::Timeout(HANDSHAKE_TIMEOUT))?;
+    ready.map_err(|_| LinkError::Closed)?;
+    Ok(Rc::new(Channel {
+        sender,
+        open: Cell::new(0),
+        not_after: peer.not_after,
+        used_at: Cell::new(Instant::now()),
+        task: task.abort_handle(),
+    }))
+}

@@ -1,0 +1,168 @@
+//! What other hosts' agents send to the mesh port: requests for instances of this host, over HTTP/2 and mutual TLS.
+
+use std::convert::Infallible;
+use std::pin::pin;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use hyper::body::{Body as _, Incoming};
+use hyper::header::{HeaderMap, HeaderName};
+use hyper::server::conn::http2;
+use hyper::service::service_fn;
+use hyper::{Method, Request, Response};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::net::TcpStream;
+use tokio::time::{Instant, sleep};
+use tokio_rustls::server::TlsStream;
+use tracing::debug;
+
+use super::body::{Reply, Source, Tail};
+use super::headers::{WEFT_INSTANCE, WEFT_SERVICE, WEFT_TAG, strip, strip_own};
+use super::ingress::refuse;
+use super::local::{Answered, Body, Head, Lease};
+use super::reason::Reason;
+use super::{
+    CONNECTION_WINDOW_BYTES, FRAME_BYTES_MAX, HEAD_BYTES_MAX, OnWorker, STREAM_WINDOW_BYTES, STREAMS_MAX, upgrade,
+};
+use crate::identity::PeerIdentity;
+use crate::model::{Instance, ServiceId, ServiceName, Tag};
+use crate::proxy::serving::{Asked, find};
+use crate::proxy::traffic::Cells;
+use crate::proxy::worker::{ActiveGuard, Worker};
+
+/// Serves one connection of another host's agent from beginning to end.
+pub(in crate::proxy) async fn serve(worker: Rc<Worker>, tls: TlsStream<TcpStream>, peer: PeerIdentity) {
+    let (node, not_after) = (peer.node, peer.not_after);
+    let peer = Rc::new(peer);
+    let answering = worker.clone();
+    let service = service_fn(move |request| answer(answering.clone(), peer.clone(), request));
+    let mut builder = http2::Builder::new(OnWorker);
+    builder
+        .timer(TokioTimer::new())
+        .max_concurrent_streams(STREAMS_MAX)
+        .initial_stream_window_size(STREAM_WINDOW_BYTES)
+        .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
+        .max_frame_size(FRAME_BYTES_MAX)
+        .max_send_buf_size(STREAM_WINDOW_BYTES as usize)
+        .max_header_list_size(HEAD_BYTES_MAX as u32 + 4096)
+        .enable_connect_protocol();
+    let mut connection = pin!(builder.serve_connection(TokioIo::new(tls), service));
+    let mut shutdown = worker.shutdown.clone();
+    let lifetime = not_after.duration_since(SystemTime::now()).unwrap_or_default();
+    let ended = tokio::select! {
+        ended = connection.as_mut() => ended,
+        // What was sent to a host that is gone would be retransmitted for a quarter of an hour.
+        () = worker.host_lost(node) => return,
+        _ = shutdown.wait_for(|stop| *stop) => {
+            connection.as_mut().graceful_shutdown();
+            connection.await
+        }
+        // The certificate ends, and the connection with it; who holds a newer one connects anew.
+        () = sleep(lifetime) => {
+            connection.as_mut().graceful_shutdown();
+            connection.await
+        }
+    };
+    if let Err(error) = ended {
+        debug!(%error, "another host's connection for requests ended");
+    }
+}
+
+async fn answer(
+    worker: Rc<Worker>,
+    peer: Rc<PeerIdentity>,
+    request: Request<Incoming>,
+) -> Result<Response<Reply>, Infallible> {
+    let service = request.headers().get(WEFT_SERVICE).and_then(|name| name.to_str().ok()).unwrap_or("?").to_owned();
+    let answered = serve_request(&worker, &peer, request).await;
+    Ok(answered.unwrap_or_else(|reason| {
+        worker.counters.streams_refused.one();
+        // The caller's agent says it in the words that its client understands.
+        refuse(reason, &service, false)
+    }))
+}
+
+async fn serve_request(
+    worker: &Rc<Worker>,
+    peer: &PeerIdentity,
+    request: Request<Incoming>,
+) -> Result<Response<Reply>, Reason> {
+    if *worker.shutdown.borrow() {
+        return Err(Reason::Draining);
+    }
+    let asked = asked(request.headers())?;
+    let instance = find(worker, &asked).map_err(|_| Reason::Refused)?;
+    let under_way = UnderWay::begin(worker, peer, &asked, &instance);
+    worker.counters.streams_in.one();
+    if request.method() == Method::CONNECT {
+        return upgrade::serve(worker, &instance, request).await;
+    }
+    let (parts, body) = request.into_parts();
+    let mut headers = parts.headers;
+    // hyper has seen to the framing; what the peer should not have sent goes.
+    strip(&mut headers);
+    let head = Head { method: parts.method, uri: parts.uri, headers };
+    let body: Body = (!body.is_end_stream()).then(|| Source::new(body));
+    let Answered { mut response, lease } = worker.local_pool.send(&instance, &worker.settings, &head, &body).await?;
+    under_way.cells.answered(under_way.begun.elapsed());
+    strip(response.headers_mut());
+    let (parts, body) = response.into_parts();
+    let class = parts.status.as_u16() / 100;
+    let lease = lease.map(|lease| (lease, worker.clone()));
+    Ok(Response::from_parts(parts, Reply::passing(body, Box::new(Passed { under_way, class, lease }))))
+}
+
+/// What the caller's agent asks for, taken out of the headers that only agents set.
+pub(super) fn asked(headers: &HeaderMap) -> Result<Asked, Reason> {
+    let text = |name: &HeaderName| headers.get(name).and_then(|value| value.to_str().ok());
+    let service = text(&WEFT_SERVICE).and_then(|name| ServiceName::parse(name).ok()).ok_or(Reason::BadRequest)?;
+    let instance = text(&WEFT_INSTANCE).and_then(|id| ServiceId::parse(id).ok()).ok_or(Reason::BadRequest)?;
+    let tag = text(&WEFT_TAG).map(Tag::parse).transpose().map_err(|_| Reason::BadRequest)?;
+    Ok(Asked { service, instance, tag })
+}
+
+/// Removes what only agents set, for who delivers by other ways.
+pub(super) fn cleaned(mut headers: HeaderMap) -> HeaderMap {
+    strip_own(&mut headers);
+    headers
+}
+
+/// A request of another host's, counted from its beginning to its end.
+struct UnderWay {
+    cells: Arc<Cells>,
+    begun: Instant,
+    class: u16,
+    _active: ActiveGuard,
+}
+
+impl UnderWay {
+    fn begin(worker: &Rc<Worker>, peer: &PeerIdentity, asked: &Asked, instance: &Instance) -> UnderWay {
+        let cells = worker.inbound_cells(peer, asked, instance.protocol);
+        cells.begin();
+        UnderWay { cells, begun: Instant::now(), class: 0, _active: worker.enter() }
+    }
+}
+
+impl Drop for UnderWay {
+    fn drop(&mut self) {
+        self.cells.end(self.class);
+    }
+}
+
+struct Passed {
+    under_way: UnderWay,
+    class: u16,
+    lease: Option<(Lease, Rc<Worker>)>,
+}
+
+impl Tail for Passed {
+    fn finished(mut self: Box<Self>) {
+        self.under_way.class = self.class;
+        if let Some((lease, worker)) = self.lease.take() {
+            worker.local_pool.give_back(lease);
+        }
+    }
+
+    fn broken(self: Box<Self>) {}
+}

@@ -1,0 +1,185 @@
+//! What applications send to a service's address: HTTP/1.1 or HTTP/2 by prior knowledge, told apart by the first bytes.
+
+use std::convert::Infallible;
+use std::io;
+use std::pin::pin;
+use std::rc::Rc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use hyper::body::Incoming;
+use hyper::header::{CONTENT_TYPE, HeaderValue};
+use hyper::server::conn::{http1, http2};
+use hyper::service::service_fn;
+use hyper::{Request, Response, StatusCode, Version};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::net::TcpStream;
+use tokio::time::{Instant, sleep, timeout};
+use tracing::debug;
+
+use super::access_log::Line;
+use super::body::Reply;
+use super::forward::{Call, Outcome, own_address};
+use super::headers::{self, admit, is_grpc, wants_upgrade};
+use super::reason::{Reason, WEFT_ERROR};
+use super::{FRAME_BYTES_MAX, HEAD_BYTES_MAX, HEADERS_MAX, OnWorker, STREAM_WINDOW_BYTES, STREAMS_MAX, upgrade};
+use crate::model::{ServiceName, Tag};
+use crate::proxy::worker::Worker;
+
+/// From the end of a response, or the beginning of a connection, to the end of the next request's head.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(60);
+/// The first bytes of HTTP/2 (RFC 9113 §3.4); no method of HTTP/1.1 begins so.
+const PREFACE: &[u8] = b"PRI * ";
+/// While a client has sent no more than the preface's first letters.
+const PREFACE_PAUSE: Duration = Duration::from_millis(1);
+
+/// What a service address stands for.
+pub(in crate::proxy) struct Target {
+    pub(in crate::proxy) service: ServiceName,
+    pub(in crate::proxy) tag: Option<Tag>,
+}
+
+/// Serves one connection of an application from beginning to end.
+pub(in crate::proxy) async fn serve(worker: Rc<Worker>, tcp: TcpStream, target: Target) {
+    let ended = match timeout(HEAD_TIMEOUT, speaks_http2(&tcp)).await {
+        Ok(Ok(true)) => serve_http2(&worker, tcp, target).await,
+        Ok(Ok(false)) => serve_http1(&worker, tcp, target).await,
+        Ok(Err(_)) | Err(_) => return,
+    };
+    if let Err(error) = ended {
+        if error.is_parse() || error.is_parse_too_large() {
+            worker.counters.malformed.one();
+        }
+        debug!(%error, "an application's connection ended");
+    }
+}
+
+async fn speaks_http2(tcp: &TcpStream) -> io::Result<bool> {
+    let mut first = [0; PREFACE.len()];
+    loop {
+        let there = tcp.peek(&mut first).await?;
+        if there == 0 || first[..there] != PREFACE[..there] {
+            return Ok(false);
+        }
+        if there == PREFACE.len() {
+            return Ok(true);
+        }
+        sleep(PREFACE_PAUSE).await;
+    }
+}
+
+async fn serve_http1(worker: &Rc<Worker>, tcp: TcpStream, target: Target) -> hyper::Result<()> {
+    let target = Rc::new(target);
+    let answering = worker.clone();
+    let service = service_fn(move |request| answer(answering.clone(), target.clone(), request));
+    let mut builder = http1::Builder::new();
+    builder
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEAD_TIMEOUT)
+        .max_headers(HEADERS_MAX)
+        .max_buf_size(HEAD_BYTES_MAX)
+        .pipeline_flush(true);
+    let mut connection = pin!(builder.serve_connection(TokioIo::new(tcp), service).with_upgrades());
+    let mut shutdown = worker.shutdown.clone();
+    tokio::select! {
+        ended = connection.as_mut() => return ended,
+        _ = shutdown.wait_for(|stop| *stop) => connection.as_mut().graceful_shutdown(),
+    }
+    connection.await
+}
+
+async fn serve_http2(worker: &Rc<Worker>, tcp: TcpStream, target: Target) -> hyper::Result<()> {
+    let target = Rc::new(target);
+    let answering = worker.clone();
+    let service = service_fn(move |request| answer(answering.clone(), target.clone(), request));
+    let mut builder = http2::Builder::new(OnWorker);
+    builder
+        .timer(TokioTimer::new())
+        .max_concurrent_streams(STREAMS_MAX)
+        .initial_stream_window_size(STREAM_WINDOW_BYTES)
+        .initial_connection_window_size(super::CONNECTION_WINDOW_BYTES)
+        .max_frame_size(FRAME_BYTES_MAX)
+        .max_send_buf_size(STREAM_WINDOW_BYTES as usize)
+        .max_header_list_size(HEAD_BYTES_MAX as u32);
+    let mut connection = pin!(builder.serve_connection(TokioIo::new(tcp), service));
+    let mut shutdown = worker.shutdown.clone();
+    tokio::select! {
+        ended = connection.as_mut() => return ended,
+        _ = shutdown.wait_for(|stop| *stop) => connection.as_mut().graceful_shutdown(),
+    }
+    connection.await
+}
+
+/// Answers one request: with what an instance says, or with why none did.
+async fn answer(
+    worker: Rc<Worker>,
+    target: Rc<Target>,
+    request: Request<Incoming>,
+) -> Result<Response<Reply>, Infallible> {
+    let begun = Instant::now();
+    worker.counters.requests.one();
+    let version = request.version();
+    let mut line = Line::begin(worker.access_log.as_ref(), &request, &target.service);
+    let is_grpc = is_grpc(request.headers());
+    let mut outcome = Outcome::default();
+    let answered = carry(&worker, &target, request, &mut outcome).await;
+    let mut response = answered.unwrap_or_else(|reason| {
+        worker.traffic.failed(target.service.as_str(), reason.as_str());
+        refuse(reason, target.service.as_str(), is_grpc)
+    });
+    // hyper writes the version of the connection; HTTP/1.0 clients get HTTP/1.0.
+    *response.version_mut() = if version == Version::HTTP_2 { Version::HTTP_2 } else { Version::HTTP_11 };
+    if let Some(line) = &mut line {
+        line.end(&response, &outcome, begun.elapsed());
+    }
+    Ok(response)
+}
+
+async fn carry(
+    worker: &Rc<Worker>,
+    target: &Target,
+    request: Request<Incoming>,
+    outcome: &mut Outcome,
+) -> Result<Response<Reply>, Reason> {
+    let (mut parts, body) = request.into_parts();
+    let wanted = wants_upgrade(&parts);
+    admit(&mut parts, target.service.as_str()).map_err(|malformed| {
+        worker.counters.malformed.one();
+        debug!(why = malformed.0, "a request was refused");
+        Reason::BadRequest
+    })?;
+    let (service, caller) = {
+        let directory = worker.directory.load();
+        let service = directory.services.get(&target.service).cloned().ok_or(Reason::NoService)?;
+        (service, own_address(&directory))
+    };
+    headers::prepare(&mut parts.headers, caller);
+    if let Some(protocol) = wanted {
+        let request = Request::from_parts(parts, body);
+        return upgrade::carry(worker, service, target.tag.clone(), request, protocol, outcome).await;
+    }
+    let call = Call::new(service, target.tag.clone(), (parts.method, parts.uri), parts.headers, body);
+    call.carry(worker, outcome).await
+}
+
+/// Weft's own answer.
+pub(super) fn refuse(reason: Reason, service: &str, is_grpc: bool) -> Response<Reply> {
+    let mut response = Response::new(Reply::Own(None));
+    response.headers_mut().insert(WEFT_ERROR, HeaderValue::from_static(reason.as_str()));
+    if is_grpc {
+        // A response of headers alone, as gRPC over HTTP/2 has it: clients read the status there.
+        let message = reason.sentence(service).trim_end().replace('%', "%25");
+        *response.status_mut() = StatusCode::OK;
+        let headers = response.headers_mut();
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
+        headers.insert("grpc-status", HeaderValue::from_static(reason.grpc_status()));
+        if let Ok(message) = HeaderValue::from_str(&message) {
+            headers.insert("grpc-message", message);
+        }
+        return response;
+    }
+    *response.status_mut() = reason.status();
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
+    *response.body_mut() = Reply::Own(Some(Bytes::from(reason.sentence(service))));
+    response
+}

@@ -1,0 +1,59 @@
+//! HTTP-aware carrying: each request of a connection goes to an instance of its own choice.
+//!
+//! ```text
+//! application ─ HTTP/1.1, h2c ─> ingress ─┬─ local ──────────────────────────────> service of this host
+//!                                         └─ channel ═ HTTP/2, mTLS, 7947 ═> egress ─ local ─> service of that host
+//! ```
+//!
+//! `ingress` reads requests from applications, `forward` chooses and tries again, `channel` keeps the connections to other
+//! hosts (shared by all services, many requests at once), `local` those to services of this host, `egress` serves other
+//! hosts. `headers` is what is checked, removed and added; `body` what a body is on its way. hyper does the framing on
+//! every side: nothing that an application sent is passed on as bytes, so no two readers can disagree about where a
+//! request ends.
+//!
+//! Nothing of a request is kept but its head and, until an instance has begun to answer, the first 64 KiB of its body.
+
+mod access_log;
+mod body;
+mod channel;
+mod egress;
+mod forward;
+mod headers;
+mod ingress;
+mod local;
+mod reason;
+mod upgrade;
+
+use std::future::Future;
+
+pub(super) use access_log::AccessLogger;
+pub(super) use channel::Channels;
+pub(super) use egress::serve as serve_host;
+pub(super) use ingress::{Target, serve as serve_application};
+pub(super) use local::LocalPool;
+
+/// Runs hyper's tasks on the worker's own thread.
+#[derive(Debug, Clone, Copy)]
+struct OnWorker;
+
+impl<F: Future + 'static> hyper::rt::Executor<F> for OnWorker
+where
+    F::Output: 'static,
+{
+    fn execute(&self, task: F) {
+        tokio::task::spawn_local(task);
+    }
+}
+
+/// A stream's share of what a connection between hosts may have under way in one direction.
+const STREAM_WINDOW_BYTES: u32 = 256 * 1024;
+/// Streams of one connection at once. Beyond it callers open another connection.
+const STREAMS_MAX: u32 = 128;
+/// All streams' windows together: readers that do not read cannot use up the connection's window and so stop the others.
+const CONNECTION_WINDOW_BYTES: u32 = STREAM_WINDOW_BYTES * STREAMS_MAX;
+/// Four TLS records.
+const FRAME_BYTES_MAX: u32 = 64 * 1024;
+/// A request's or response's head, in bytes; NGINX takes 32 KiB, HAProxy 16.
+const HEAD_BYTES_MAX: usize = 64 * 1024;
+/// Lines of a head; hyper's own default is 100.
+const HEADERS_MAX: usize = 128;

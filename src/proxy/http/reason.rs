@@ -1,0 +1,121 @@
+//! Why a request was answered by Weft itself and not by the service: the words of the `weft-error` header, which users see
+//! and agents act on.
+
+use hyper::StatusCode;
+use hyper::header::HeaderName;
+
+/// The header that names the reason. Only Weft sets it: what a service sends under this name is removed.
+pub(super) const WEFT_ERROR: HeaderName = HeaderName::from_static("weft-error");
+
+/// Why.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Reason {
+    /// The request is not one that can be carried.
+    BadRequest,
+    /// The service is gone since the connection began.
+    NoService,
+    /// No instance takes calls.
+    NoInstance,
+    /// The instance's process, or its host, does not take connections.
+    ConnectFailed,
+    /// The instance's host refused: the instance is not there any more, or takes no calls.
+    Refused,
+    /// Nothing came within the request's time.
+    Timeout,
+    /// The connection was lost before the response began.
+    Reset,
+    /// The service answered something that is no HTTP.
+    Protocol,
+    /// The instance's host is stopping.
+    Draining,
+}
+
+const ALL: [Reason; 9] = [
+    Reason::BadRequest,
+    Reason::NoService,
+    Reason::NoInstance,
+    Reason::ConnectFailed,
+    Reason::Refused,
+    Reason::Timeout,
+    Reason::Reset,
+    Reason::Protocol,
+    Reason::Draining,
+];
+
+impl Reason {
+    /// The word of the header.
+    pub(super) fn as_str(self) -> &'static str {
+        match self {
+            Reason::BadRequest => "bad-request",
+            Reason::NoService => "no-service",
+            Reason::NoInstance => "no-instance",
+            Reason::ConnectFailed => "connect-failed",
+            Reason::Refused => "refused",
+            Reason::Timeout => "timeout",
+            Reason::Reset => "reset",
+            Reason::Protocol => "protocol",
+            Reason::Draining => "draining",
+        }
+    }
+
+    /// Reads the word.
+    pub(super) fn parse(word: &[u8]) -> Option<Reason> {
+        ALL.into_iter().find(|reason| reason.as_str().as_bytes() == word)
+    }
+
+    /// The status that goes with it (RFC 9110 §15.6).
+    pub(super) fn status(self) -> StatusCode {
+        match self {
+            Reason::BadRequest => StatusCode::BAD_REQUEST,
+            Reason::ConnectFailed | Reason::Reset | Reason::Protocol => StatusCode::BAD_GATEWAY,
+            Reason::NoService | Reason::NoInstance | Reason::Refused | Reason::Draining => {
+                StatusCode::SERVICE_UNAVAILABLE
+            }
+            Reason::Timeout => StatusCode::GATEWAY_TIMEOUT,
+        }
+    }
+
+    /// True if no instance has seen anything of the request, so that another may be asked.
+    pub(super) fn is_untouched(self) -> bool {
+        matches!(self, Reason::ConnectFailed | Reason::Refused | Reason::Draining)
+    }
+
+    /// What a person reads in the body.
+    pub(super) fn sentence(self, service: &str) -> String {
+        let what = match self {
+            Reason::BadRequest => "the request cannot be carried as it is framed".to_owned(),
+            Reason::NoService => format!("no service {service} is known any more"),
+            Reason::NoInstance => format!("no instance of {service} takes calls"),
+            Reason::ConnectFailed => format!("no instance of {service} takes connections"),
+            Reason::Refused => format!("the host of {service} does not serve it any more"),
+            Reason::Timeout => format!("{service} has not answered in time"),
+            Reason::Reset => format!("{service} broke the connection off before it answered"),
+            Reason::Protocol => format!("{service} answered something that is no HTTP"),
+            Reason::Draining => format!("the host of {service} is stopping"),
+        };
+        format!("weft: {what}; `weft explain {service}` tells more\n")
+    }
+
+    /// gRPC's status code (grpc/grpc: statuscodes.md).
+    pub(super) fn grpc_status(self) -> &'static str {
+        match self {
+            Reason::BadRequest => "13",
+            Reason::Timeout => "4",
+            _ => "14",
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_word_is_read_back() {
+        for reason in ALL {
+            assert_eq!(Reason::parse(reason.as_str().as_bytes()), Some(reason));
+            assert!(reason.status().is_server_error() || reason == Reason::BadRequest);
+        }
+        assert_eq!(Reason::parse(b"teapot"), None);
+    }
+}
