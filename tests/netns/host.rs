@@ -267,6 +267,12 @@ impl Host {
         headers.get("x-weft-freshness").cloned().ok_or_else(|| format!("no X-Weft-Freshness among {headers:?}"))
     }
 
+    /// What the API says at a path, whatever it is.
+    #[track_caller]
+    pub(crate) fn api_text(&self, path: &str) -> String {
+        self.curl(&format!("http://127.0.0.1:8500{path}")).expect(path)
+    }
+
     /// The sum of all samples of a metric whose labels contain `label`.
     #[track_caller]
     pub(crate) fn metric(&self, name: &str, label: &str) -> f64 {

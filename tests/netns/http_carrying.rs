@@ -78,23 +78,13 @@ fn curl_gets_what_nginx_says_over_http_1_and_2_on_both_ports() {
             let unchanged = ask(c, &[version, "-H", &format!("If-None-Match: {tag}"), &file]);
             assert_eq!((unchanged.status, unchanged.body.as_str()), (304, ""));
             assert_eq!(ask(c, &[version, &format!("{base}/files/none")]).status, 404);
-            let whole = curl(
-                c,
-                &[
-                    version,
-                    &file,
-                    &file,
-                    "-w",
-                    "%{num_connects} %{size_download}\n",
-                    "-o",
-                    "/dev/null",
-                    "-o",
-                    "/dev/null",
-                ],
-            );
-            assert_eq!(whole, "1 10000\n0 10000\n", "two requests on one connection, {version} {base}");
         }
     }
+    // Debian's curl 7.88.1 cannot use an HTTP/2 connection twice that began by prior knowledge; h2load shows that below.
+    let file = format!("{WEB}/files/digits");
+    let format = "%{num_connects} %{size_download}\n";
+    let both = curl(c, &["--http1.1", &file, &file, "-w", format, "-o", "/dev/null", "-o", "/dev/null"]);
+    assert_eq!(both, "1 10000\n0 10000\n", "two requests on one connection");
     c.assert_agent_runs();
     parts.fleet["a"].assert_agent_runs();
 }
@@ -273,27 +263,51 @@ fn requests_of_one_connection_are_spread_over_the_instances_and_load_generators_
     fleet.mesh(&["a", "b", "c"]);
     fleet["c"].sees_passing("web", &["a", "b"]);
     let c = &fleet["c"];
-    for version in VERSIONS {
-        let url = format!("{WEB}/[1-{REQUESTS}]");
-        let printed = curl(c, &[version, "-w", "connects %{num_connects}\n", &url]);
+    // One after the other the calls go where the answers come sooner, but the other instance is not forgotten.
+    let served = |host: &str| {
+        let page = fleet[host].api_text("/metrics");
+        let samples = page.lines().filter(|line| {
+            line.starts_with("weft_requests_total{")
+                && line.contains("direction=\"in\"")
+                && line.contains("service=\"web\"")
+        });
+        samples.filter_map(|line| line.rsplit_once(' ')?.1.parse::<f64>().ok()).sum::<f64>()
+    };
+    let spread = |what: &str, least_share: f64, work: &dyn Fn()| {
+        let before = ["a", "b"].map(served);
+        work();
+        let after = ["a", "b"].map(served);
+        let (a, b) = (after[0] - before[0], after[1] - before[1]);
+        println!("{what}: a served {a}, b served {b}");
+        assert!(a.min(b) >= ((a + b) * least_share).max(1.0), "{what}: a served {a}, b served {b}");
+    };
+    spread("HTTP/1.1, one connection", 0.0, &|| {
+        let printed = curl(c, &["--http1.1", "-w", "connects %{num_connects}\n", &format!("{WEB}/[1-{REQUESTS}]")]);
         let count = |line: &str| printed.lines().filter(|found| *found == line).count();
         assert_eq!((count("connects 1"), count("connects 0")), (1, REQUESTS - 1), "one connection for all");
-        println!("{version}: a served {}, b served {}", count("a"), count("b"));
         assert_eq!(count("a") + count("b"), REQUESTS);
-        assert!(count("a") >= REQUESTS / 5 && count("b") >= REQUESTS / 5, "a {}, b {}", count("a"), count("b"));
-    }
-    for arguments in [&["-m", "10"][..], &["--h1"]] {
-        let url = format!("{WEB}/");
-        let words = [&["-n", "4000", "-c", "16"], arguments, &[&url]].concat();
+    });
+    let h2load = |arguments: &[&str], requests: usize| {
+        let (url, requests) = (format!("{WEB}/"), requests.to_string());
+        let words = [&["-n", requests.as_str()], arguments, &[&url]].concat();
         let printed = c.run("h2load", words).expect("h2load");
         let line = |start: &str| {
             let found = printed.lines().find(|line| line.starts_with(start));
             found.unwrap_or_else(|| panic!("no {start:?} in {printed}")).to_owned()
         };
         println!("h2load {arguments:?}: {}", line("finished in"));
-        assert!(line("requests:").contains("4000 succeeded, 0 failed, 0 errored, 0 timeout"), "{printed}");
-        assert!(line("status codes:").starts_with("status codes: 4000 2xx, 0 3xx, 0 4xx, 0 5xx"), "{printed}");
-    }
+        assert!(
+            line("requests:").contains(&format!("{requests} succeeded, 0 failed, 0 errored, 0 timeout")),
+            "{printed}"
+        );
+        assert!(
+            line("status codes:").starts_with(&format!("status codes: {requests} 2xx, 0 3xx, 0 4xx, 0 5xx")),
+            "{printed}"
+        );
+    };
+    spread("HTTP/2, one connection", 0.0, &|| h2load(&["-c", "1", "-m", "1"], REQUESTS));
+    spread("HTTP/2, 16 connections of 10 streams", 0.1, &|| h2load(&["-c", "16", "-m", "10"], 4000));
+    spread("HTTP/1.1, 16 connections", 0.1, &|| h2load(&["--h1", "-c", "16"], 4000));
     let printed = c.run("wrk", ["-t1", "-c16", "-d3s", "--latency", &format!("{WEB}/")]).expect("wrk");
     let rate = printed.lines().find(|line| line.starts_with("Requests/sec:")).expect("a rate");
     println!("wrk: {rate}");
