@@ -114,13 +114,6 @@ fn bodies_go_both_ways_while_the_request_is_under_way() {
         let put = ask(c, &[version, "-X", "PUT", "--data-binary", "", &format!("{RAW}/sink")]);
         assert!(put.body.starts_with("a 0 e3b0c44298fc1c14"), "{}", put.body);
 
-        // The answer comes while the body is still on its way; the caller sees it, not a broken connection.
-        let large = c.folder().join("large");
-        File::create(&large).and_then(|file| file.set_len(64 << 20)).expect("a sparse file");
-        let large = format!("@{}", large.display());
-        let early = ask(c, &[version, "-H", "Expect:", "--data-binary", &large, &format!("{RAW}/early")]);
-        assert_eq!((early.status, early.body.as_str()), (413, "too much\n"), "{version}");
-
         // Five drops, 200 ms apart: the first is here long before the last is sent.
         let times = curl(
             c,
@@ -136,6 +129,19 @@ fn bodies_go_both_ways_while_the_request_is_under_way() {
         let times: Vec<f64> = times.split(' ').map(|number| number.parse().expect("a number")).collect();
         assert!(times[0] < 0.5 && times[1] > 0.9 && times[2] == 25.0, "{version}: {times:?}");
     }
+
+    // The answer comes while the body is still on its way; the caller sees it, not a broken connection. Not by curl over
+    // HTTP/2: Debian's 7.88.1 takes the end of a stream that it still writes to for an error.
+    let large = c.folder().join("large");
+    File::create(&large).and_then(|file| file.set_len(64 << 20)).expect("a sparse file");
+    let url = format!("{RAW}/early");
+    let early = ask(c, &["--http1.1", "-H", "Expect:", "--data-binary", &format!("@{}", large.display()), &url]);
+    assert_eq!((early.status, early.body.as_str()), (413, "too much\n"));
+    let frames = c.run("nghttp", ["-nv", "--data", large.to_str().expect("a path in UTF-8"), &url]).stdout;
+    let received: Vec<&str> = frames.lines().filter(|line| line.contains("recv ")).collect();
+    assert!(received.iter().any(|line| line.ends_with(":status: 413")), "{received:#?}");
+    let resets = frames.lines().skip_while(|line| !line.contains("recv RST_STREAM")).nth(1).unwrap_or_default();
+    assert!(resets.is_empty() || resets.contains("NO_ERROR"), "{resets} {received:#?}");
 
     let pipelined: String =
         (0..5).map(|n| format!("GET /number/{n} HTTP/1.1\r\nHost: raw.mesh.internal\r\n\r\n")).collect();

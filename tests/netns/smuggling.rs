@@ -127,7 +127,7 @@ enum Told {
     /// It was answered by the service.
     Yes,
     /// Something else, or nothing.
-    Else(String),
+    Else(#[allow(dead_code, reason = "shown by Debug")] String),
 }
 
 fn told_http1(heard: &Heard) -> Told {

@@ -77,8 +77,7 @@ async fn serve_http1(worker: &Rc<Worker>, tcp: TcpStream, target: Target) -> hyp
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD_TIMEOUT)
         .max_headers(HEADERS_MAX)
-        .max_buf_size(HEAD_BYTES_MAX)
-        .pipeline_flush(true);
+        .max_buf_size(HEAD_BYTES_MAX);
     let mut connection = pin!(builder.serve_connection(TokioIo::new(tcp), service).with_upgrades());
     let mut shutdown = worker.shutdown.clone();
     tokio::select! {
