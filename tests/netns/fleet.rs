@@ -32,6 +32,9 @@ const PROGRAMS: &[(&str, &str)] = &[
     ("redis-server", "redis-server"),
     ("redis-cli", "redis-tools"),
     ("psql", "postgresql"),
+    ("h2load", "nghttp2-client"),
+    ("nghttp", "nghttp2-client"),
+    ("wrk", "wrk"),
 ];
 
 /// How many lines of each log a failing test shows.
