@@ -92,10 +92,8 @@ pub(super) fn read(mut section: Section, form: Form, errors: &mut Vec<ConfigErro
 /// Consul's services may have none: they are found by name, and called by other means than the mesh.
 fn port(section: &mut Section, form: Form, errors: &mut Vec<ConfigError>) -> Option<Spot<u16>> {
     if form.is_consul() {
-        if !section.has("port") {
-            return Some(Spot { value: 0, place: section.place().clone() });
-        }
-        return section.number("port", 0..=u16::MAX, errors);
+        let none = (!section.has("port")).then(|| Spot { value: 0, place: section.place().clone() });
+        return section.number("port", 0..=u16::MAX, errors).or(none);
     }
     if !section.has("port") {
         let advice = format!("add {}, where the process listens", section.written("port", "8080"));
