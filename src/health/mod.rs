@@ -26,6 +26,9 @@ mod tls;
 mod ttl;
 mod udp;
 
+#[cfg(test)]
+mod tests;
+
 pub use attempt::{Attempt, OUTPUT_BYTES_MAX};
 pub use counters::Counters;
 pub use damping::{CHANGES_MAX, Damping, QUIET, WINDOW};

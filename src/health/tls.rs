@@ -171,3 +171,93 @@ impl ServerCertVerifier for TakesAnybody {
         self.0.signature_verification_algorithms.supported_schemes()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use rustls::ServerConfig;
+    use rustls::pki_types::PrivateKeyDer;
+    use tokio::net::TcpListener;
+    use tokio_rustls::TlsAcceptor;
+
+    use super::super::attempt::{Shared, attempt};
+    use super::*;
+    use crate::config::CheckKind;
+    use crate::model::Health;
+
+    /// A TLS server for "billing.example.com" that answers every connection with 200; its certificate as PEM.
+    async fn serve() -> (CheckTarget, String) {
+        let made = rcgen::generate_simple_self_signed(["billing.example.com".to_owned()]).unwrap();
+        let key = PrivateKeyDer::try_from(made.signing_key.serialize_der()).unwrap();
+        let provider = Arc::new(aws_lc_rs::default_provider());
+        let config = ServerConfig::builder_with_provider(provider).with_protocol_versions(&[&TLS13]).unwrap();
+        let config = config.with_no_client_auth().with_single_cert(vec![made.cert.der().clone()], key).unwrap();
+        let acceptor = TlsAcceptor::from(Arc::new(config));
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        tokio::spawn(async move {
+            loop {
+                let (stream, _) = listener.accept().await.unwrap();
+                let Ok(mut stream) = acceptor.accept(stream).await else { continue };
+                let answer = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok";
+                let _ = tokio::io::AsyncWriteExt::write_all(&mut stream, answer).await;
+                let _ = tokio::io::AsyncReadExt::read(&mut stream, &mut [0; 1024]).await;
+            }
+        });
+        (CheckTarget { host: "127.0.0.1".into(), port }, made.cert.pem())
+    }
+
+    async fn tried(target: &CheckTarget, tls: CheckTls) -> (Health, String) {
+        let kind = CheckKind::Http {
+            url: format!("https://{target}/"),
+            target: target.clone(),
+            path: "/".into(),
+            method: "GET".into(),
+            headers: Vec::new(),
+            body: String::new(),
+            tls: Some(tls),
+        };
+        let made = attempt(&kind, Duration::from_secs(5), &Shared::default()).await;
+        (made.health, made.output)
+    }
+
+    #[tokio::test]
+    async fn roots_name_and_skip_verify_decide_whom_a_check_believes() {
+        let (target, pem) = serve().await;
+        let directory = tempfile::tempdir().unwrap();
+        let roots = Some(directory.path().join("roots.pem"));
+        let named = CheckTls { server_name: Some("billing.example.com".into()), skip_verify: false, roots };
+        let missing = tried(&target, named.clone()).await;
+        assert!(missing.1.contains("roots.pem cannot be used: No such file"), "{}", missing.1);
+        std::fs::write(directory.path().join("roots.pem"), "no pem").unwrap();
+        let empty = tried(&target, named.clone()).await;
+        assert!(empty.1.contains("there is no certificate in it; correct the file"), "{}", empty.1);
+        std::fs::write(directory.path().join("roots.pem"), pem).unwrap();
+        let trusted = tried(&target, named.clone()).await;
+        assert_eq!((trusted.0, trusted.1.ends_with("Output: ok")), (Health::Passing, true), "{}", trusted.1);
+        let by_address = tried(&target, CheckTls { server_name: None, ..named }).await;
+        assert!(by_address.1.contains("certificate not valid for name"), "{}", by_address.1);
+        let unknown =
+            tried(&target, CheckTls { server_name: Some("billing.example.com".into()), ..CheckTls::default() });
+        assert_eq!(unknown.await.0, Health::Critical);
+        let anybody = tried(&target, CheckTls { skip_verify: true, ..CheckTls::default() }).await;
+        assert_eq!(anybody.0, Health::Passing, "{}", anybody.1);
+    }
+
+    #[tokio::test]
+    async fn a_tcp_check_with_tls_needs_more_than_a_listener() {
+        let (target, _) = serve().await;
+        let tls = Some(CheckTls { skip_verify: true, ..CheckTls::default() });
+        let of = |target: &CheckTarget| CheckKind::Tcp { target: target.clone(), tls: tls.clone() };
+        let made = attempt(&of(&target), Duration::from_secs(5), &Shared::default()).await;
+        assert_eq!(
+            (made.health, made.output),
+            (Health::Passing, format!("TCP connect {target} and TLS handshake: success"))
+        );
+        let plain = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let target = CheckTarget { host: "127.0.0.1".into(), port: plain.local_addr().unwrap().port() };
+        tokio::spawn(async move { while plain.accept().await.is_ok() {} });
+        let made = attempt(&of(&target), Duration::from_secs(5), &Shared::default()).await;
+        assert_eq!(made.health, Health::Critical);
+        assert!(made.output.starts_with(&format!("TLS with {target}: ")), "{}", made.output);
+    }
+}
