@@ -305,7 +305,10 @@ fn registrations_come_back_as_they_were_given_and_a_removed_one_does_not() {
     bodies.sort();
     assert_eq!(bodies, [b"body of a/../b".to_vec(), format!("body of {long}").into_bytes()]);
     assert!(kept.services.iter().any(|kept| kept.is_of(&service_file(&long))));
-    assert_eq!((kept.checks[0].bytes.as_slice(), kept.maintenance.unwrap().bytes.as_slice()), (&b"check"[..], &b"{}"[..]));
+    assert_eq!(
+        (kept.checks[0].bytes.as_slice(), kept.maintenance.unwrap().bytes.as_slice()),
+        (&b"check"[..], &b"{}"[..])
+    );
 }
 
 #[test]

@@ -135,9 +135,7 @@ impl World {
     /// An operator says that a failed host will not come back.
     pub(crate) fn force_leave(&mut self, host: HostIndex, gone: HostIndex) {
         let (now, gone) = (self.now, self.hosts[gone].node);
-        let agent = self.hosts[host].agent.as_mut().expect("it runs");
-        agent.swim.force_leave(now, gone, false).expect("it has failed");
-        self.settle(host);
+        self.act(host, |swim| swim.force_leave(now, gone, false).expect("it has failed"));
     }
 
     /// A datagram with claims, out of nowhere, but with a valid seal.

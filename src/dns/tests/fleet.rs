@@ -76,8 +76,12 @@ pub(super) fn fleet() -> Directory {
     };
     let mut maintained = Node::clone(&web1);
     maintained.id = NodeId([6; 16]);
-    maintained.facts.checks =
-        vec![CheckStatus { id: "_node_maintenance".into(), name: "m".into(), kind: "maintenance".into(), health: Health::Critical }];
+    maintained.facts.checks = vec![CheckStatus {
+        id: "_node_maintenance".into(),
+        name: "m".into(),
+        kind: "maintenance".into(),
+        health: Health::Critical,
+    }];
     let weighed = vec![
         (web1.clone(), weigh("10.7.0.1", green)),
         (web1.clone(), weigh("10.7.0.2", Health::Warning)),
