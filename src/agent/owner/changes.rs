@@ -196,6 +196,7 @@ impl Owner {
             Change::PutCheck(registration) => {
                 let CheckRegistration { service, check } = *registration;
                 info!(check = check.id, service = service.as_ref().map(ServiceId::as_str), "check registered");
+                let former = self.registry.standing(&check.id).and_then(|standing| standing.service.clone());
                 self.drop_added(&check.id);
                 match &service {
                     None => drop(self.registry.added_checks.insert(check.id.clone(), check)),
@@ -205,6 +206,8 @@ impl Owner {
                     }
                 }
                 self.checks_changed();
+                // It may have been another's until now.
+                self.refresh_of(former.as_ref());
                 self.refresh_of(service.as_ref());
             }
             Change::DropCheck(id) => {

@@ -111,7 +111,7 @@ async fn a_reload_that_cannot_be_made_is_refused_with_every_reason_and_changes_n
     bench.register(service("api", &["c"])).await.unwrap();
     let before = bench.local();
     let mut large = service("large", &[]);
-    large.instance.meta.insert("notes".into(), "x".repeat(65_000));
+    large.instance.meta.insert("notes".into(), "x".repeat(66_000));
     let Err(Refused::Invalid(why)) = bench.ask(Ask::Files(Box::new(files(vec![service("new", &["c"]), large])))).await
     else {
         panic!("taken")

@@ -112,7 +112,7 @@ async fn what_is_refused_changes_nothing_on_disk_or_in_memory() {
     twice.checks = vec![CheckDefinition { kind: CheckKind::Script { args: vec!["/bin/true".into()] }, ..check("s") }];
     invalid(bench.register(twice).await, "files only");
     let mut large = service("app", &[]);
-    large.instance.meta.insert("notes".into(), "x".repeat(65_000));
+    large.instance.meta.insert("notes".into(), "x".repeat(66_000));
     invalid(bench.register(large).await, "shorten");
     assert!(
         matches!(bench.register(service("billing", &[])).await, Err(Refused::NotGranted(why)) if why.contains("--service billing"))
