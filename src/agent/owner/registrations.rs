@@ -35,7 +35,7 @@ impl Owner {
         match ask {
             Ask::Register { definition, body, replace_checks } => self.plan_service(definition, body, replace_checks),
             Ask::Deregister { id } => self.plan_no_service(id),
-            Ask::Overdue { service, check } => self.plan_overdue(service, &check),
+            Ask::Overdue { service, check } => self.plan_overdue(&service, &check),
             Ask::RegisterCheck { registration, body } => self.plan_check(registration, body),
             Ask::DeregisterCheck { id } => self.plan_no_check(id),
             Ask::Maintain { service, reason } => self.plan_maintenance(service, reason),
@@ -128,7 +128,7 @@ impl Owner {
         Ok(Plan { change: Change::DropService(id), files })
     }
 
-    fn plan_overdue(&self, id: ServiceId, check: &str) -> Result<Plan, Refused> {
+    fn plan_overdue(&self, id: &ServiceId, check: &str) -> Result<Plan, Refused> {
         let is_critical = self.registry.standing(check).is_some_and(|standing| standing.health == Health::Critical);
         if !is_critical {
             return invalid("it has recovered meanwhile".to_owned());
