@@ -18,6 +18,8 @@ pub(crate) fn settings() -> Settings {
         node: NodeName::parse("web-01").unwrap(),
         domain: "mesh.internal".into(),
         version: "0.1.0".into(),
+        writes_over_tcp: true,
+        capture: Some("redirect".into()),
         limits: Limits::default(),
     }
 }
