@@ -71,7 +71,8 @@ pub(super) fn admit_write(via: Via, writes_over_tcp: bool, headers: &HeaderMap) 
     if !writes_over_tcp {
         return Err(Refusal::ReadOnly);
     }
-    let fetched = headers.get_all(SEC_FETCH_SITE).iter().any(|site| !matches!(site.as_bytes(), b"same-origin" | b"none"));
+    let fetched =
+        headers.get_all(SEC_FETCH_SITE).iter().any(|site| !matches!(site.as_bytes(), b"same-origin" | b"none"));
     let from_page = headers.contains_key(ORIGIN) || headers.contains_key(REFERER);
     if fetched || headers.contains_key(ORIGIN) || (from_page && sends_form(headers)) {
         return Err(Refusal::Page);
@@ -179,9 +180,8 @@ mod tests {
     #[test]
     fn programs_may_write_and_pages_may_not() {
         let write = |via, allowed, headers: &[(&'static str, &'static str)]| {
-            let headers = headers.iter().map(|(name, value)| {
-                (HeaderName::from_static(name), HeaderValue::from_static(value))
-            });
+            let headers =
+                headers.iter().map(|(name, value)| (HeaderName::from_static(name), HeaderValue::from_static(value)));
             admit_write(via, allowed, &headers.collect())
         };
         let program = [("host", "localhost"), ("content-type", "application/json")];

@@ -14,6 +14,8 @@ mod consul;
 mod durations;
 mod explain;
 mod filter;
+#[cfg(test)]
+mod fixtures_tests;
 mod guard;
 mod local;
 mod own;

@@ -1,8 +1,8 @@
 //! One request from head to answer: who may ask, what to wait for, what to read, and what to ask of the agent.
 //! `router` and `writes` decide; here their decisions are carried out.
 
-use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant, SystemTime};
 
 use arc_swap::ArcSwap;
 use bytes::Bytes;
@@ -12,8 +12,8 @@ use hyper::header::{
     ACCEPT, ALLOW, CACHE_CONTROL, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, X_CONTENT_TYPE_OPTIONS,
 };
 use hyper::{Request, Response, StatusCode};
-use rand::rngs::SysRng;
 use rand::TryRng;
+use rand::rngs::SysRng;
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use tokio::time::timeout;
 
@@ -37,6 +37,9 @@ const LEAVE_MAX: Duration = Duration::from_secs(20);
 /// The agent writes a registration to disk before it answers; a join asks another host.
 const COMMAND_MAX: Duration = Duration::from_secs(15);
 
+/// Everybody who waits is woken within this.
+const RECENT_MAX: Duration = Duration::from_millis(100);
+
 const CONSUL_INDEX: HeaderName = HeaderName::from_static("x-consul-index");
 const CONSUL_KNOWN_LEADER: HeaderName = HeaderName::from_static("x-consul-knownleader");
 const CONSUL_LAST_CONTACT: HeaderName = HeaderName::from_static("x-consul-lastcontact");
@@ -56,7 +59,28 @@ pub(super) struct Shared {
     pub(super) commands: mpsc::Sender<Command>,
     /// Bodies that may still be read beside those that are.
     pub(super) bodies: Semaphore,
+    pub(super) recent: Recent,
     pub(super) counters: Arc<Counters>,
+}
+
+/// The last answer to a client that had waited. A change wakes all who wait for it with the same question, and building
+/// a thousand equal bodies would be most of the time that they are told in.
+#[derive(Default)]
+pub(super) struct Recent(Mutex<Option<(Arc<Directory>, Instant, Asked, Answer)>>);
+
+impl Recent {
+    fn find(&self, directory: &Arc<Directory>, asked: &Asked) -> Option<Answer> {
+        let recent = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let (of, since, to, answer) = recent.as_ref()?;
+        // Outputs of checks change without a publication, so no answer is kept for long.
+        let fresh = Arc::ptr_eq(of, directory) && since.elapsed() < RECENT_MAX;
+        (fresh && to == asked).then(|| answer.clone())
+    }
+
+    fn keep(&self, directory: &Arc<Directory>, asked: &Asked, answer: &Answer) {
+        let entry = (directory.clone(), Instant::now(), asked.clone(), answer.clone());
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(entry);
+    }
 }
 
 /// Returns when the agent stops. An error means that it is gone: as good as the word.
@@ -104,9 +128,11 @@ impl Shared {
     // Reading.
 
     async fn read(&self, asked: Asked, mut stopping: watch::Receiver<bool>) -> Response<Full<Bytes>> {
+        let mut has_waited = false;
         match waiting(&asked, self.settings.limits.wait_max) {
             Ok(None) => {}
             Ok(Some(Waiting { resource, known, limit })) => {
+                has_waited = true;
                 let limit = with_jitter(limit, SysRng.try_next_u64().unwrap_or(0));
                 tokio::select! {
                     () = self.hub.wait(resource, known, limit) => {}
@@ -116,9 +142,9 @@ impl Shared {
             Err(answer) => return self.respond(answer),
         }
         let directory = self.directory.load_full();
-        let answer = match self.route(&asked, &directory) {
-            Outcome::Answer(answer) => answer,
-            Outcome::Metrics(form) => self.render(form),
+        let answer = match self.recent.find(&directory, &asked).filter(|_| has_waited) {
+            Some(answer) => answer,
+            None => self.built(&asked, &directory, has_waited),
         };
         let mut response = self.response(&directory, self.index_of(&asked, &directory), answer);
         if matches!(asked.segments().as_slice(), ["v1", "catalog" | "health", ..]) {
@@ -128,6 +154,17 @@ impl Shared {
             response.headers_mut().insert(CONSUL_CONSISTENCY, consistency);
         }
         response
+    }
+
+    fn built(&self, asked: &Asked, directory: &Arc<Directory>, keep: bool) -> Answer {
+        let answer = match self.route(asked, directory) {
+            Outcome::Answer(answer) => answer,
+            Outcome::Metrics(form) => self.render(form),
+        };
+        if keep {
+            self.recent.keep(directory, asked, &answer);
+        }
+        answer
     }
 
     fn index_of(&self, asked: &Asked, directory: &Directory) -> u64 {
@@ -197,9 +234,7 @@ impl Shared {
         match timeout(limit, read).await {
             Ok(Ok(collected)) => Ok(collected.to_bytes()),
             Ok(Err(error)) if error.is::<LengthLimitError>() => Err(too_large()),
-            Ok(Err(error)) => {
-                Err(Answer::error(StatusCode::BAD_REQUEST, &format!("the body cannot be read: {error}")))
-            }
+            Ok(Err(error)) => Err(Answer::error(StatusCode::BAD_REQUEST, &format!("the body cannot be read: {error}"))),
             Err(_) => {
                 Counters::add(&self.counters.timed_out);
                 let sentence = format!("the body did not come within {}", humantime::format_duration(limit));

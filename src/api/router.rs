@@ -30,7 +30,9 @@ pub(super) enum MetricsForm {
     /// Text format 0.0.4.
     Prometheus,
     /// The JSON of Consul's agent.
-    Consul { pretty: bool },
+    Consul {
+        pretty: bool,
+    },
 }
 
 /// Consul's families of endpoints that have no counterpart in Weft, and what to say to those who ask.
@@ -67,7 +69,10 @@ const NOT_BUILT: [(&[&str], &str); 10] = [
         &["catalog", "deregister"],
         "Weft does not deregister other hosts' services; deregister them at the agent of the host they run on",
     ),
-    (&["catalog", "connect"], "Weft has no sidecars; every service is reached through the mesh: ask /v1/catalog/service"),
+    (
+        &["catalog", "connect"],
+        "Weft has no sidecars; every service is reached through the mesh: ask /v1/catalog/service",
+    ),
     (&["catalog", "gateway-services"], "Weft has no gateways"),
     (&["health", "connect"], "Weft has no sidecars; every service is reached through the mesh: ask /v1/health/service"),
     (&["health", "ingress"], "Weft has no gateways"),
@@ -174,7 +179,9 @@ fn read_agent(path: &[&str], asked: &Asked, view: &View<'_>, asking: &Asking<'_>
             let missing = format!("ServiceId {id} not found");
             let of = |health: &ServiceHealth<'_>| json(asked, health);
             let unknown = || of(&ServiceHealth::unknown());
-            verdict(asked, found.as_ref().map(ServiceHealth::word), &missing, || found.as_ref().map_or_else(unknown, of))
+            verdict(asked, found.as_ref().map(ServiceHealth::word), &missing, || {
+                found.as_ref().map_or_else(unknown, of)
+            })
         }
         ["health", "service", "name", name @ ..] => {
             let name = name.join("/");

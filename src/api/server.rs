@@ -18,7 +18,7 @@ use tokio::task::JoinSet;
 use tracing::{debug, warn};
 
 use super::guard::Via;
-use super::responder::{Shared, stopped};
+use super::responder::{Recent, Shared, stopped};
 use super::socket::Socket;
 use super::watch::Hub;
 use super::write_deadline::WriteDeadline;
@@ -110,6 +110,7 @@ impl Bound {
             check_output,
             commands,
             bodies,
+            recent: Recent::default(),
             counters,
         });
         let mut connections = JoinSet::new();

@@ -205,7 +205,9 @@ fn index_of(
             directory.services.get(name.as_str()).map_or(directory.absent_index, |service| service.index)
         }
         // What was kept may be ahead of the directory that is being answered from; an answer is never ahead of itself.
-        Resource::Node(name) => followed.get(name).map_or(directory.nodes_index, |node| node.index).min(directory.index),
+        Resource::Node(name) => {
+            followed.get(name).map_or(directory.nodes_index, |node| node.index).min(directory.index)
+        }
         Resource::Own(id) => return content_hash(&own.load(), id),
     };
     of.max(1)

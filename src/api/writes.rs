@@ -111,9 +111,9 @@ fn maintenance(asked: &Asked, service: Option<ServiceId>) -> Result<Write, Answe
     }
     let of = if service.is_some() { "service" } else { "node" };
     let reason = match reason {
-        "" => format!(
-            "Maintenance mode is enabled for this {of}, but no reason was provided. This is a default message."
-        ),
+        "" => {
+            format!("Maintenance mode is enabled for this {of}, but no reason was provided. This is a default message.")
+        }
         reason => reason.to_owned(),
     };
     Ok(Write::Maintain { service, reason: enable.then_some(reason) })
@@ -123,7 +123,8 @@ fn join(asked: &Asked, address: &str) -> Result<Write, Answer> {
     if switch(asked, "wan")? {
         return Err(bad("Weft has no WAN pool: a mesh is one cluster"));
     }
-    let advice = || bad(format!("{address:?} is no address to join; write HOST:PORT, with an IPv6 address in brackets"));
+    let advice =
+        || bad(format!("{address:?} is no address to join; write HOST:PORT, with an IPv6 address in brackets"));
     let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_' | ':' | '[' | ']' | '%');
     if address.is_empty() || address.len() > ADDRESS_BYTES_MAX || !address.chars().all(allowed) {
         return Err(advice());

@@ -111,11 +111,7 @@ fn health_of<'a>(view: &View<'a>, local: &'a LocalService) -> ServiceHealth<'a> 
     };
     let worst = checks.iter().map(|check| check.status).max().unwrap_or(Health::Passing);
     let aggregated_status = if checks.iter().any(maintained) { "maintenance" } else { worst.as_str() };
-    ServiceHealth {
-        aggregated_status,
-        service: Some(AgentService::own(view, &local.instance)),
-        checks: Some(checks),
-    }
+    ServiceHealth { aggregated_status, service: Some(AgentService::own(view, &local.instance)), checks: Some(checks) }
 }
 
 /// `/v1/agent/health/service/id/:id`.

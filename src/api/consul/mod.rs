@@ -121,10 +121,7 @@ fn has_meta(node: &Node, query: &Query) -> bool {
 }
 
 /// What runs on a node, in the order of services.
-fn on_node<'a>(
-    directory: &'a Directory,
-    node: &Node,
-) -> impl Iterator<Item = (&'a Service, &'a Instance)> + use<'a> {
+fn on_node<'a>(directory: &'a Directory, node: &Node) -> impl Iterator<Item = (&'a Service, &'a Instance)> + use<'a> {
     let id = node.id;
     directory.services.values().flat_map(move |service| {
         let here = service.instances.iter().filter(move |(node, _)| node.id == id);

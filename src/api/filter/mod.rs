@@ -32,7 +32,9 @@ pub(super) enum FilterError {
     Syntax { at: usize, what: String },
     #[error("Failed to create boolean expression evaluator: Selector {0:?} is not valid")]
     Selector(String),
-    #[error("Failed to create boolean expression evaluator: Invalid match operator {operator:?} for selector {selector:?}")]
+    #[error(
+        "Failed to create boolean expression evaluator: Invalid match operator {operator:?} for selector {selector:?}"
+    )]
     Operator { operator: &'static str, selector: String },
     #[error("Failed to create boolean expression evaluator: {value:?} is no {kind}, which {selector:?} is")]
     Literal { value: String, kind: &'static str, selector: String },

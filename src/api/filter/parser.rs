@@ -122,7 +122,11 @@ impl<'a> Parser<'a> {
         }
         if self.take_if(&Token::Open) {
             let inside = self.nested(Parser::any)?;
-            return if self.take_if(&Token::Close) { Ok(inside) } else { Err(syntax(self.at(), "Unmatched parentheses")) };
+            return if self.take_if(&Token::Close) {
+                Ok(inside)
+            } else {
+                Err(syntax(self.at(), "Unmatched parentheses"))
+            };
         }
         self.matching()
     }
