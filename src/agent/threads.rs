@@ -184,6 +184,8 @@ impl Services<'_> {
             node: identity.name.clone(),
             domain: config.dns.domain.clone(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
+            writes_over_tcp: true,
+            capture: None,
             limits: api::Limits::default(),
         };
         let runtime = runtime()?;
@@ -197,7 +199,7 @@ impl Services<'_> {
         let seed = u64::from_be_bytes([node[0], node[1], node[2], node[3], node[4], node[5], node[6], node[7]]);
         let runner = health::Runner::new(health::Settings { seed, ..health::Settings::default() }, health_sender);
         let verdicts = runner.verdicts();
-        let output: api::CheckOutput = Arc::new(move |_, check| verdicts.get(check).map(|latest| latest.output));
+        let output: api::CheckOutput = Arc::new(move |check| verdicts.get(check).map(|latest| latest.output));
         let bound = bound.with_check_output(output).with_local(own).with_traffic(traffic);
         let render: api::Metrics = Arc::new(move |text| sources.render(text));
         let data_dir = config.data_dir.clone();
