@@ -7,6 +7,8 @@ use std::io::{self, Write};
 
 use serde::Serialize;
 
+use super::color::{Color, painted_as};
+
 /// Done.
 pub(super) const EXIT_OK: u8 = 0;
 /// Could not be done; the message says why.
@@ -36,9 +38,13 @@ pub(super) struct Globals {
     #[arg(long, global = true, value_name = "ADDRESS")]
     pub api: Option<String>,
 
-    /// Print JSON, for programs: one document, stable keys
+    /// Print JSON, for programs: stable keys, and "version": 1 in every object
     #[arg(long, global = true)]
     pub json: bool,
+
+    /// When health is shown in colour; auto is on a terminal, unless NO_COLOR is set
+    #[arg(long, global = true, value_name = "WHEN", value_enum, default_value_t)]
+    pub color: Color,
 }
 
 /// Why a verb could not do what it was asked for.
@@ -95,12 +101,27 @@ fn plain(c: char) -> char {
 #[derive(Debug, Clone, Default)]
 pub(super) struct Table {
     rows: Vec<Vec<String>>,
+    /// Words of health are painted.
+    painted: bool,
 }
+
+/// Columns whose cells are words of health; elsewhere a service may be named `failed`.
+const PAINTED: [&str; 4] = ["HEALTH", "STATE", "MESH", "CALLS"];
 
 impl Table {
     /// A table with a row of headings.
     pub(super) fn new(headings: &[&str]) -> Table {
-        Table { rows: vec![headings.iter().map(|heading| (*heading).to_owned()).collect()] }
+        Table { rows: vec![headings.iter().map(|heading| (*heading).to_owned()).collect()], painted: false }
+    }
+
+    /// The same with its words of health in colour, if `shown`.
+    pub(super) fn painted(self, shown: bool) -> Table {
+        Table { painted: shown, ..self }
+    }
+
+    /// True if there is nothing but headings.
+    pub(super) fn is_empty(&self) -> bool {
+        self.rows.len() < 2
     }
 
     /// Adds a row.
@@ -122,12 +143,17 @@ impl fmt::Display for Table {
                 *width = (*width).max(cell.chars().count());
             }
         }
+        let paints = |at: usize| self.rows.first().and_then(|row| row.get(at)).is_some_and(|h| PAINTED.contains(&&**h));
         for row in &self.rows {
             let Some((last, padded)) = row.split_last() else { continue };
-            for (cell, width) in padded.iter().zip(&widths) {
-                write!(f, "{cell:width$}  ")?;
+            for (at, (cell, width)) in padded.iter().zip(&widths).enumerate() {
+                // Padding is not painted: it would be underlined by some terminals' themes.
+                let gap = width - cell.chars().count() + 2;
+                painted_as(f, cell, cell, self.painted && paints(at))?;
+                write!(f, "{:gap$}", "")?;
             }
-            writeln!(f, "{last}")?;
+            painted_as(f, last, last, self.painted && paints(padded.len()))?;
+            writeln!(f)?;
         }
         Ok(())
     }
@@ -144,12 +170,42 @@ pub(super) fn print(text: &impl fmt::Display) -> Result<(), CliError> {
     }
 }
 
-/// Prints one JSON document to standard output.
-pub(super) fn print_json(value: &impl Serialize) -> Result<(), CliError> {
-    match serde_json::to_string_pretty(value) {
-        Ok(text) => print(&format_args!("{text}\n")),
-        Err(error) => Err(CliError::failed(format!("cannot write JSON: {error}"), "")),
+/// Prints text to standard output; false if its reader has gone, which ends verbs that print on and on.
+pub(super) fn print_line(text: &str) -> Result<bool, CliError> {
+    let mut out = io::stdout().lock();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Ok(()) => Ok(true),
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(false),
+        Err(error) => Err(CliError::failed(format!("cannot write to standard output: {error}"), "")),
     }
+}
+
+/// Raised when a key of the JSON output goes or changes its meaning; new keys do not raise it.
+const JSON_VERSION: u32 = 1;
+
+#[derive(Serialize)]
+struct Versioned<'a, T> {
+    version: u32,
+    #[serde(flatten)]
+    value: &'a T,
+}
+
+/// Prints one JSON object to standard output.
+pub(super) fn print_json(value: &impl Serialize) -> Result<(), CliError> {
+    match serde_json::to_string_pretty(&Versioned { version: JSON_VERSION, value }) {
+        Ok(text) => print(&format_args!("{text}\n")),
+        Err(error) => Err(no_json(&error)),
+    }
+}
+
+/// One JSON object on one line, its end included, for verbs that print one after another.
+pub(super) fn json_line(value: &impl Serialize) -> Result<String, CliError> {
+    let line = serde_json::to_string(&Versioned { version: JSON_VERSION, value }).map_err(|error| no_json(&error))?;
+    Ok(line + "\n")
+}
+
+fn no_json(error: &serde_json::Error) -> CliError {
+    CliError::failed(format!("cannot write JSON: {error}"), "")
 }
 
 /// What tables say about how old they are; on standard error, so that standard output stays a table.
@@ -188,6 +244,26 @@ mod tests {
         assert_eq!(table.to_string(), "ZONE\n\u{fffd}]0;owned\u{fffd}\u{fffd}x\n");
         let error = CliError::failed("a\u{1b}[2Jb", "");
         assert_eq!(error.to_string(), "error: a\u{fffd}[2Jb");
+    }
+
+    #[test]
+    fn only_words_of_health_in_their_columns_are_painted_and_columns_stay_aligned() {
+        let mut table = Table::new(&["NAME", "HEALTH", "ID"]);
+        table.row(["critical", "critical", "01"]);
+        table.row(["web", "passing", "02"]);
+        let expected = "NAME      HEALTH    ID\ncritical  \u{1b}[31mcritical\u{1b}[0m  01\n\
+                        web       \u{1b}[32mpassing\u{1b}[0m   02\n";
+        assert_eq!(table.clone().painted(true).to_string(), expected);
+        assert!(!table.painted(false).to_string().contains('\u{1b}'));
+    }
+
+    #[test]
+    fn every_json_object_says_its_version_first() {
+        #[derive(Serialize)]
+        struct Said {
+            left: bool,
+        }
+        assert_eq!(json_line(&Said { left: true }).unwrap(), "{\"version\":1,\"left\":true}\n");
     }
 
     #[test]
