@@ -4,6 +4,7 @@ use std::fmt::Write;
 use std::net::Ipv4Addr;
 
 use serde::{Deserialize, Serialize};
+use serde_json::Number;
 
 use super::client::{Client, encode};
 use super::names::{self, Named};
@@ -37,8 +38,9 @@ struct Explained {
     ports: Vec<u16>,
     protocol: Protocol,
     freshness: String,
+    /// `None` if the agent does not know.
     #[serde(default)]
-    capture: String,
+    capture: Option<String>,
     candidates: Vec<Candidate>,
     #[serde(default)]
     chosen: Option<Chosen>,
@@ -56,21 +58,21 @@ struct Candidate {
     local: bool,
     health: Health,
     #[serde(default)]
-    weight: Option<f64>,
+    weight: Option<Number>,
     usable: bool,
     #[serde(default)]
     reason: Option<String>,
     /// 0 or nothing before the first call.
     #[serde(default)]
-    ewma_us: Option<f64>,
+    ewma_us: Option<Number>,
     #[serde(default)]
     in_flight: Option<u64>,
     /// Lower is better.
     #[serde(default)]
-    score: Option<f64>,
+    score: Option<Number>,
     /// From 0 to 1.
     #[serde(default)]
-    chance: Option<f64>,
+    chance: Option<Number>,
     #[serde(default)]
     certificate: Option<Certificate>,
 }
@@ -104,7 +106,8 @@ fn write(text: &mut String, explained: &Explained, painted: bool) -> std::fmt::R
     writeln!(text, "NAME     {}", Plain(&explained.name))?;
     let protocol = explained.protocol.as_str();
     writeln!(text, "VIP      {vip}, port {} ({protocol})", ports.join(" and "))?;
-    writeln!(text, "CAPTURE  {}", Plain(&explained.capture))?;
+    let capture = explained.capture.as_deref().unwrap_or("not told by the agent");
+    writeln!(text, "CAPTURE  {}", Plain(capture))?;
 
     let (usable, others): (Vec<&Candidate>, Vec<&Candidate>) =
         explained.candidates.iter().partition(|candidate| candidate.usable);
@@ -134,37 +137,33 @@ fn write(text: &mut String, explained: &Explained, painted: bool) -> std::fmt::R
     let (node, instance, why) = (Plain(&chosen.node), Plain(&chosen.instance), Plain(&chosen.why));
     writeln!(text, "\nA call now would go to {instance} on {node}: {why}")?;
     let found = usable.iter().find(|candidate| candidate.node == chosen.node && candidate.instance == chosen.instance);
-    match found.and_then(|candidate| candidate.certificate.as_ref()) {
-        Some(certificate) => {
-            let life = match certificate.expires_in_seconds {
-                Some(left) if left <= 0 => ", which has expired".to_owned(),
-                Some(left) => format!(", for another {}", span(left)),
-                None => String::new(),
-            };
-            writeln!(text, "It must show the certificate of {}{life}", Plain(&certificate.spiffe_id))
-        }
-        None if found.is_some_and(|candidate| candidate.local) => {
-            writeln!(text, "It is on this host: no certificate is asked for")
-        }
-        None => Ok(()),
+    if found.is_some_and(|candidate| candidate.local) {
+        return writeln!(text, "It is on this host: no certificate is asked for");
     }
+    let Some(certificate) = found.and_then(|candidate| candidate.certificate.as_ref()) else { return Ok(()) };
+    let life = match certificate.expires_in_seconds {
+        Some(left) if left <= 0 => ", which has expired".to_owned(),
+        Some(left) => format!(", for another {}", span(left)),
+        None => String::new(),
+    };
+    writeln!(text, "It must show the certificate of {}{life}", Plain(&certificate.spiffe_id))
 }
 
 fn cells(candidate: &Candidate) -> [String; 10] {
-    let number = |value: Option<f64>| value.map(|value| format!("{value:.2}")).unwrap_or_default();
-    let whole = |value: Option<f64>| value.map(|value| format!("{value}")).unwrap_or_default();
-    let ewma = candidate.ewma_us.filter(|us| *us > 0.0).map(|us| format!("{:.1} ms", us / 1000.0));
+    let number = |value: &Option<Number>| value.as_ref().map(Number::to_string).unwrap_or_default();
+    let float = |value: &Option<Number>| value.as_ref().and_then(Number::as_f64);
+    let ewma = float(&candidate.ewma_us).filter(|us| *us > 0.0).map(|us| format!("{:.1} ms", us / 1000.0));
     [
         format!("{}{}", candidate.node, if candidate.local { " (this host)" } else { "" }),
         candidate.instance.clone(),
         candidate.address.clone(),
         candidate.zone.clone(),
         candidate.health.as_str().to_owned(),
-        whole(candidate.weight),
+        number(&candidate.weight),
         ewma.unwrap_or_default(),
         candidate.in_flight.map(|busy| busy.to_string()).unwrap_or_default(),
-        number(candidate.score),
-        candidate.chance.map(|chance| format!("{:.0} %", chance * 100.0)).unwrap_or_default(),
+        number(&candidate.score),
+        float(&candidate.chance).map(|chance| format!("{:.0} %", chance * 100.0)).unwrap_or_default(),
     ]
 }
 

@@ -50,59 +50,37 @@ struct Cli {
     verb: Verb,
 }
 
+/// What each does stands with its arguments, so that `--help` has all of it.
 #[derive(Debug, Subcommand)]
 enum Verb {
-    /// Run the agent of this host
     Agent(agent::Args),
-    /// Run a whole mesh of several hosts on this machine, to try it
     Dev(dev::Args),
     /// One host of `weft dev`
     #[command(hide = true)]
     DevHost(dev::HostArgs),
-    /// Tell how the mesh is, as this host sees it
     Status(status::Args),
-    /// List the hosts of the mesh
     Members(members::Args),
-    /// List services, or the instances of one
     Services(services::Args),
-    /// Tell what a mesh name stands for, and where a call to it may go
     Resolve(resolve::Args),
-    /// Explain where a call to a service goes from this host, and why
     Explain(explain::Args),
-    /// Show live traffic: calls a second, success, latency
     Top(top::Args),
-    /// Follow a service: print its state, or run a command, at each change
     Watch(watch::Args),
-    /// Register a service on this host
     Register(register::Args),
-    /// Let go of a service of this host
     Deregister(deregister::Args),
-    /// Report for a TTL check of this host
     Check(check::Args),
-    /// Take a service or this host out of calls for a while
     Maint(maint::Args),
-    /// Ask hosts for the mesh, as if they were seeds
     Join(join::Args),
-    /// Leave the mesh gracefully; the agent stops
     Leave(leave::Args),
-    /// Say of a failed host that it will not come back
     ForceLeave(force_leave::Args),
-    /// Check configuration and service files; tells every mistake at once
     Validate(validate::Args),
-    /// Have the agent read its files again
     Reload(reload::Args),
-    /// Make the cluster's certificate authority
     Ca(ca::Args),
-    /// Make and list join tokens, on an issuer
     Token(token::Args),
-    /// Enrol this host with a join token
     Enroll(enroll::Args),
-    /// Print the completion script of a shell
     Completions(completions::Args),
     /// Print the names that the agent knows, for completion scripts
     #[command(hide = true)]
     Complete(completions::LiveArgs),
-    /// Print the manual page
     Man(man::Args),
 }
 

@@ -76,20 +76,20 @@ pub(crate) const CHECKS_WELL: &str = "{}";
 pub(crate) const EXPLAIN: &str = r#"{"name":"billing.mesh.internal","service":"billing","tag":null,"vip":"127.64.0.1",
     "ports":[8080,80],"protocol":"http","freshness":"live","capture":"redirect","candidates":[
     {"node":"web-02","node_id":"02","instance":"billing","address":"10.0.0.2:8080","zone":"eu-1a","local":false,
-     "health":"passing","weight":1,"usable":true,"reason":null,"ewma_us":1250,"in_flight":2,"score":3750.0,"chance":0.75,
-     "certificate":{"spiffe_id":"spiffe://prod/host/web-02","not_after":"2026-12-01T00:00:00Z","expires_in_seconds":529500}},
+     "health":"passing","weight":1,"usable":true,"reason":null,"ewma_us":1250,"in_flight":2,"score":3750,"chance":0.75,
+     "certificate":{"spiffe_id":"spiffe://prod/node/web-02","not_after":"2026-12-01T00:00:00Z","expires_in_seconds":529500}},
     {"node":"web-01","node_id":"01","instance":"billing","address":"10.0.0.1:8080","zone":"eu-1a","local":true,
-     "health":"warning","weight":1,"usable":true,"reason":null,"ewma_us":0,"in_flight":0,"score":5000.0,"chance":0.25,
-     "certificate":null},
+     "health":"warning","weight":1,"usable":true,"reason":null,"ewma_us":0,"in_flight":0,"score":5000,"chance":0.25,
+     "certificate":{"spiffe_id":"spiffe://prod/node/web-01","not_after":"2026-12-01T00:00:00Z","expires_in_seconds":-5}},
     {"node":"db-01","node_id":"03","instance":"billing","address":"10.0.0.3:8080","zone":"eu-1b","local":false,
      "health":"critical","weight":1,"usable":false,"reason":"critical: service:billing","ewma_us":0,"in_flight":0,
      "score":null,"chance":0,"certificate":null}],
     "chosen":{"node":"web-02","instance":"billing","why":"its score is the lowest"}}"#;
 
 pub(crate) const EXPLAIN_NOWHERE: &str = r#"{"name":"v9.legacy.mesh.internal","service":"legacy","tag":"v9","vip":"127.64.0.2",
-    "ports":[9000],"protocol":"tcp","freshness":"live","capture":"bind","candidates":[
+    "ports":[9000],"protocol":"tcp","freshness":"live","capture":null,"candidates":[
     {"node":"old-01","node_id":"04","instance":"legacy","address":"10.0.0.4:9000","zone":"","local":false,
-     "health":"critical","weight":1,"usable":false,"reason":"its host has failed","ewma_us":0,"in_flight":0,"score":0.0,
+     "health":"critical","weight":1,"usable":false,"reason":"its host has failed","ewma_us":0,"in_flight":0,"score":0,
      "chance":0.0,"certificate":null}],"chosen":null}"#;
 
 fn edge(direction: &str, caller: &str, node: &str, codes: [u64; 6], latency: [u64; 18]) -> String {
@@ -124,3 +124,8 @@ pub(crate) fn health(nodes: &[(&str, &str)]) -> String {
     };
     format!("[{}]", nodes.iter().enumerate().map(entry).collect::<Vec<_>>().join(","))
 }
+
+pub(crate) const RESOLVED: &str = r#"{"name":"billing.mesh.internal","kind":"vip","freshness":"live","service":"billing",
+    "tag":null,"vip":"127.64.0.1","ports":[8080,80],"protocol":"http","disputed":false,"node":null,"instances":[
+    {"node":"web-01","node_id":"01","node_state":"alive","zone":"eu-1a","local":true,"id":"billing",
+     "address":"10.0.0.1:8080","tags":[],"health":"passing","usable":true,"reason":null}]}"#;

@@ -114,6 +114,12 @@ fn services() {
 }
 
 #[test]
+fn resolve() {
+    let answers = [("GET /v1/weft/resolve?name=billing", once(canned::RESOLVED))];
+    assert_snapshot("resolve", &answers, &[&["resolve", "billing"], &["resolve", "billing", "--json"]]);
+}
+
+#[test]
 fn explain() {
     let answers = [
         ("GET /v1/weft/explain?name=billing", once(canned::EXPLAIN)),

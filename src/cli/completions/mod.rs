@@ -51,10 +51,17 @@ fn script(shell: For, weft: Command) -> String {
     }
 }
 
-fn of_clap(shell: impl Generator, mut weft: Command) -> String {
+fn of_clap(shell: impl Generator, weft: Command) -> String {
+    let mut shown = without_hidden(&weft);
     let mut script = Vec::new();
-    generate(shell, &mut weft, "weft", &mut script);
+    generate(shell, &mut shown, "weft", &mut script);
     String::from_utf8_lossy(&script).into_owned()
+}
+
+/// clap_complete offers hidden verbs too.
+fn without_hidden(weft: &Command) -> Command {
+    let shown = weft.get_subcommands().filter(|verb| !verb.is_hide_set()).cloned();
+    Command::new("weft").version(env!("CARGO_PKG_VERSION")).args(weft.get_arguments().cloned()).subcommands(shown)
 }
 
 /// clap's function `_weft` becomes `_weft_static`; ours takes its name, and stands before the line that registers it.
@@ -89,6 +96,14 @@ mod tests {
             assert!(text.contains("_weft_static() {") && text.contains("    _weft_static \"$@\""), "{shell:?}");
             let (ours, registers) = (text.find("\n_weft() {").unwrap(), text.rfind("\nif [").unwrap());
             assert!(ours < registers, "{shell:?}");
+        }
+    }
+
+    #[test]
+    fn hidden_verbs_are_not_offered() {
+        for shell in [For::Bash, For::Zsh, For::Fish] {
+            let text = script(shell);
+            assert!(text.contains("force-leave") && !text.contains("dev-host"), "{shell:?}");
         }
     }
 

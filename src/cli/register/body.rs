@@ -99,7 +99,9 @@ fn kind(kind: &CheckKind) -> Map<String, Value> {
             if let Some(node) = node {
                 check.insert("alias_node".into(), json!(node.as_str()));
             }
-            check.insert("alias_service".into(), json!(service.as_ref().map_or("", |id| id.as_str())));
+            if let Some(service) = service {
+                check.insert("alias_service".into(), json!(service.as_str()));
+            }
         }
         CheckKind::Systemd { unit } => {
             check.insert("systemd".into(), json!(unit));
@@ -109,7 +111,8 @@ fn kind(kind: &CheckKind) -> Map<String, Value> {
 }
 
 fn add_tls(check: &mut Map<String, Value>, tls: Option<&CheckTls>, switch: Option<&str>) {
-    let Some(CheckTls { server_name, skip_verify, roots }) = tls else { return };
+    // Roots of a file are not among Consul's keys: `file` refuses them.
+    let Some(CheckTls { server_name, skip_verify, roots: _ }) = tls else { return };
     if let Some(switch) = switch {
         check.insert(switch.into(), json!(true));
     }
@@ -118,9 +121,6 @@ fn add_tls(check: &mut Map<String, Value>, tls: Option<&CheckTls>, switch: Optio
     }
     if *skip_verify {
         check.insert("tls_skip_verify".into(), json!(true));
-    }
-    if let Some(roots) = roots {
-        check.insert("tls_roots".into(), json!(roots));
     }
 }
 

@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use super::{body, field};
 use crate::cli::output::{CliError, EXIT_USAGE};
-use crate::config::Config;
+use crate::config::{CheckKind, Config};
 
 /// As much as the agent reads of a service file.
 const FILE_BYTES_MAX: u64 = 1024 * 1024;
@@ -51,7 +51,26 @@ fn toml(path: &Path, text: &str) -> Result<Vec<Value>, CliError> {
         let advice = "correct the file and register again";
         CliError::failed(format!("{} is no service file\n{errors}", path.display()), advice).exiting(EXIT_USAGE)
     })?;
-    Ok(config.services.iter().map(body::of).collect())
+    let of_files_only =
+        config.services.iter().flat_map(|service| &service.checks).find(|check| is_of_files_only(&check.kind));
+    match of_files_only {
+        Some(check) => {
+            let advice = "put the file into /etc/weft/services.d/ and run: weft reload";
+            Err(wrong(path, &format!("the check {} runs a program or reads a file of this host", check.id), advice))
+        }
+        None => Ok(config.services.iter().map(body::of).collect()),
+    }
+}
+
+/// Whoever reaches the API may not have the agent run programs or read files.
+fn is_of_files_only(kind: &CheckKind) -> bool {
+    match kind {
+        CheckKind::Script { .. } => true,
+        CheckKind::Http { tls, .. } | CheckKind::Tcp { tls, .. } | CheckKind::Grpc { tls, .. } => {
+            tls.as_ref().is_some_and(|tls| tls.roots.is_some())
+        }
+        CheckKind::Udp { .. } | CheckKind::Ttl { .. } | CheckKind::Alias { .. } | CheckKind::Systemd { .. } => false,
+    }
 }
 
 /// Consul's form: `{"service": {...}}`, `{"services": [...]}`, or the API's body itself. The agent checks what is in it.

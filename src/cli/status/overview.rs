@@ -171,7 +171,7 @@ fn problems(
     }
     let critical = checks.iter().filter(|check| check.health == Health::Critical).count();
     if critical > 0 {
-        add(format!("{} critical on this host", count(critical, "check")), "their output is below".into());
+        add(format!("{} critical on this host", count(critical, "check")), "what they say is below".into());
     }
     if let Some(line) = maintenance.iter().find(|line| line.service.is_none()) {
         let reason = if line.reason.is_empty() { String::new() } else { format!(" ({})", line.reason) };
