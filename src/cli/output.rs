@@ -29,21 +29,24 @@ Exit codes:
   3  no agent answers
   4  what was asked for does not exist";
 
+/// Apart in `--help`, so that a verb's own options stand first.
+const EVERY_VERB: &str = "Options of every verb";
+
 /// What every verb that talks to the agent takes.
 #[derive(Debug, Clone, Default, clap::Args)]
 pub(super) struct Globals {
     /// Where the agent's API is: a socket's path, HOST:PORT or http://HOST:PORT
     ///
     /// Without it, and without WEFT_API: the socket /run/weft/weft.sock, then 127.0.0.1:8500.
-    #[arg(long, global = true, value_name = "ADDRESS")]
+    #[arg(long, global = true, value_name = "ADDRESS", help_heading = EVERY_VERB)]
     pub api: Option<String>,
 
     /// Print JSON, for programs: stable keys, and "version": 1 in every object
-    #[arg(long, global = true)]
+    #[arg(long, global = true, help_heading = EVERY_VERB)]
     pub json: bool,
 
     /// When health is shown in colour; auto is on a terminal, unless NO_COLOR is set
-    #[arg(long, global = true, value_name = "WHEN", value_enum, default_value_t)]
+    #[arg(long, global = true, value_name = "WHEN", value_enum, default_value_t, help_heading = EVERY_VERB)]
     pub color: Color,
 }
 
