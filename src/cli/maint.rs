@@ -23,6 +23,9 @@ pub(super) struct Args {
     verb: Verb,
 }
 
+/// Consul's words where nobody gave a reason.
+const NO_REASON: &str = "Maintenance mode is enabled for this ";
+
 #[derive(Debug, Clone, Subcommand)]
 enum Verb {
     /// Begin it
@@ -73,7 +76,8 @@ pub(super) fn lines(checks: &[checks::Check]) -> Vec<Line> {
             Maintained::Host => None,
             Maintained::Service(id) => Some(id),
         };
-        Some(Line { service, reason: check.notes.clone() })
+        let given = !check.notes.starts_with(NO_REASON);
+        Some(Line { service, reason: if given { check.notes.clone() } else { String::new() } })
     };
     let mut lines: Vec<Line> = checks.iter().filter_map(line).collect();
     lines.sort_by(|a, b| a.service.cmp(&b.service));

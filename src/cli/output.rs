@@ -75,7 +75,10 @@ impl CliError {
 
 impl fmt::Display for CliError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "error: {}", Plain(&self.message))?;
+        // Mistakes of a file are told one a line.
+        for (at, line) in self.message.lines().enumerate() {
+            write!(f, "{}{}", if at == 0 { "error: " } else { "\n" }, Plain(line))?;
+        }
         if !self.advice.is_empty() {
             write!(f, "\n  next: {}", Plain(&self.advice))?;
         }
@@ -274,5 +277,7 @@ mod tests {
         let error = CliError::failed("no agent answers", "start it: systemctl start weft").exiting(EXIT_UNREACHABLE);
         assert_eq!(error.to_string(), "error: no agent answers\n  next: start it: systemctl start weft");
         assert_eq!(error.exit_code, 3);
+        let error = CliError::failed("2 mistakes\nx.toml:1: a\nx.toml:2: b\u{1b}", "");
+        assert_eq!(error.to_string(), "error: 2 mistakes\nx.toml:1: a\nx.toml:2: b\u{fffd}");
     }
 }

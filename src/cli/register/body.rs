@@ -1,5 +1,5 @@
 //! A checked service definition as the body that Consul's API takes; beside Consul's keys are Weft's `protocol`,
-//! `vip_port`, `request_timeout` and `systemd`. Pure.
+//! `vip_port`, `timeout` and `systemd`. Pure.
 
 use std::time::Duration;
 
@@ -29,7 +29,7 @@ pub(super) fn of(definition: &ServiceDefinition) -> Value {
         body.insert("vip_port".into(), json!(port));
     }
     if let Some(timeout) = instance.request_timeout {
-        body.insert("request_timeout".into(), json!(duration(timeout)));
+        body.insert("timeout".into(), json!(duration(timeout)));
     }
     Value::Object(body)
 }
@@ -43,7 +43,7 @@ fn check(definition: &CheckDefinition) -> Value {
         check.insert("notes".into(), json!(definition.notes));
     }
     // Consul's: of these two kinds nothing is tried, so nothing has an interval.
-    if !matches!(definition.kind, CheckKind::Ttl { .. } | CheckKind::Alias { .. }) {
+    if !is_told(&definition.kind) {
         check.insert("interval".into(), json!(duration(definition.interval)));
         check.insert("timeout".into(), json!(duration(definition.timeout)));
         check.insert("success_before_passing".into(), json!(definition.success_before_passing));
@@ -54,6 +54,10 @@ fn check(definition: &CheckDefinition) -> Value {
         check.insert("deregister_critical_service_after".into(), json!(duration(after)));
     }
     Value::Object(check)
+}
+
+fn is_told(kind: &CheckKind) -> bool {
+    matches!(kind, CheckKind::Ttl { .. } | CheckKind::Alias { .. })
 }
 
 fn kind(kind: &CheckKind) -> Map<String, Value> {
@@ -130,5 +134,82 @@ pub(super) fn duration(duration: Duration) -> String {
         0 => format!("{}s", duration.as_secs()),
         nanos if nanos % 1_000_000 == 0 => format!("{}ms", duration.as_millis()),
         _ => format!("{}ns", duration.as_nanos()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+    use crate::config::{Config, service_registration};
+
+    /// Everything that a service file can say, but for what is of files only.
+    const ALL: &str = r#"
+        [[service]]
+        name = "pg"
+        id = "pg-1"
+        port = 5432
+        address = "10.0.0.1"
+        protocol = "http"
+        vip_port = 6432
+        timeout = "1500ms"
+        tags = ["primary", "v2"]
+        meta = { version = "17" }
+        weights = { passing = 3, warning = 2 }
+        [[service.check]]
+        id = "alive"
+        name = "it answers"
+        notes = "ask the pay team"
+        http = "https://10.0.0.1:5432/health?deep"
+        method = "POST"
+        header = { X-Asked-By = ["weft"] }
+        body = "{}"
+        tls_server_name = "pg.example.net"
+        tls_skip_verify = true
+        interval = "2s"
+        timeout = "250ms"
+        initial = "warning"
+        success_before_passing = 2
+        failures_before_warning = 3
+        failures_before_critical = 5
+        [[service.check]]
+        http = "http://10.0.0.1:5432/"
+        [[service.check]]
+        tcp = "10.0.0.1:5432"
+        tcp_use_tls = true
+        [[service.check]]
+        tcp = "[::1]:5432"
+        [[service.check]]
+        udp = "10.0.0.1:53"
+        [[service.check]]
+        grpc = "10.0.0.1:50051/pay.Ledger"
+        grpc_use_tls = true
+        [[service.check]]
+        ttl = "30s"
+        [[service.check]]
+        alias_service = "web"
+        [[service.check]]
+        alias_node = "db-01"
+        [[service.check]]
+        systemd = "postgresql.service"
+        [[service]]
+        name = "small"
+        port = 80
+    "#;
+
+    #[test]
+    fn the_agent_reads_from_the_body_what_the_file_said() {
+        let config = Config::from_text(ALL, Path::new("pg.toml")).unwrap();
+        for mut definition in config.services {
+            let mut read = service_registration(of(&definition).to_string().as_bytes()).unwrap();
+            for either in [&mut definition, &mut read] {
+                either.source.clear();
+                // Nothing is tried, so these mean nothing.
+                let told = either.checks.iter_mut().filter(|check| is_told(&check.kind));
+                told.for_each(|check| check.timeout = check.interval);
+            }
+            assert_eq!(read, definition);
+        }
     }
 }

@@ -43,7 +43,8 @@ fn write(text: &mut String, overview: &Overview, painted: bool) -> std::fmt::Res
     writeln!(text, "CERT     {certificate}")?;
     for line in &overview.maintenance {
         let what = line.service.as_deref().unwrap_or("this host");
-        writeln!(text, "MAINT    {}: {}", Plain(what), Plain(&line.reason))?;
+        let reason = if line.reason.is_empty() { "no reason given" } else { &line.reason };
+        writeln!(text, "MAINT    {}: {}", Plain(what), Plain(reason))?;
     }
 
     if overview.services.is_empty() {
