@@ -1,16 +1,16 @@
 #!/usr/bin/python
 # SPDX-License-Identifier: Apache-2.0
-"""Puts weft.toml and the files of services.d in place together, once `weft validate` has accepted them together."""
+"""Puts weft.toml, the files of services.d and the units in place, once `weft validate` has accepted the former."""
 
 from __future__ import annotations
 
 DOCUMENTATION = r"""
 ---
 module: weft_files
-short_description: Configuration and service files of the Weft agent, validated before they are installed
+short_description: Configuration, service files and units of the Weft agent, validated before they are installed
 description:
-  - Lays the files out in a folder of their own, with the other files of C(services.d) beside them, and lets
-    C(weft validate) read the whole as the agent would.
+  - Lays weft.toml and the service files out in a folder of their own, with the other files of C(services.d) beside
+    them, and lets C(weft validate) read the whole as the agent would.
   - Only when that succeeds the files that differ are replaced, each whole. Otherwise nothing changes and the module
     fails with what C(weft validate) printed.
 options:
@@ -22,7 +22,8 @@ options:
     type: dict
     default: {}
   purge: {description: Remove files of services.d that are not in O(services)., type: bool, default: false}
-  group: {description: The group that may read the files., type: str, required: true}
+  group: {description: The group that may read weft.toml and the service files., type: str, required: true}
+  units: {description: Files that everybody may read, text by path., type: dict, default: {}}
 attributes:
   check_mode: {support: full}
   diff_mode: {support: full}
@@ -31,7 +32,7 @@ author: The Weft authors
 
 RETURN = r"""
 changed_files: {description: Paths that were written or removed., type: list, returned: success}
-restart: {description: Whether a key of weft.toml changed that needs a restart., type: bool, returned: success}
+restart: {description: Whether weft.toml changed in a key that needs a restart., type: bool, returned: success}
 """
 
 import grp
@@ -43,10 +44,16 @@ import tempfile
 
 from ansible.module_utils.basic import AnsibleModule
 
-FILE_MODE = 0o640
-# What the agent reads; other names in services.d are not its own and not ours.
+# What the agent reads; other names in services.d are none of its own and none of ours.
 ENDINGS = (".toml", ".json")
 RESTART_KEYS = "# restart-keys "
+
+
+class File:
+    """A file as it shall be: its text, None for none, and who may read it."""
+
+    def __init__(self, text, group="root", mode=0o644):
+        self.text, self.group, self.mode = text, group, mode
 
 
 def read(path):
@@ -55,6 +62,11 @@ def read(path):
             return file.read()
     except FileNotFoundError:
         return None
+
+
+def write(path, text):
+    with open(path, "w", encoding="utf-8", errors="surrogateescape") as file:
+        file.write(text)
 
 
 def text_of(module, name, value):
@@ -68,28 +80,27 @@ def text_of(module, name, value):
 
 def service_files_in(folder):
     names = os.listdir(folder) if os.path.isdir(folder) else []
-    return sorted(name for name in names if name.endswith(ENDINGS) and not name.startswith("."))
+    return [name for name in names if name.endswith(ENDINGS) and not name.startswith(".")]
 
 
-def wanted(module):
-    """Every file that the agent would read, by path below the folder; None where it shall go."""
-    folder = os.path.join(module.params["directory"], "services.d")
-    ours = {name: text_of(module, name, value) for name, value in module.params["services"].items()}
-    others = {name: None if module.params["purge"] else read(os.path.join(folder, name))
-              for name in service_files_in(folder) if name not in ours}
-    files = {os.path.join("services.d", name): text for name, text in {**others, **ours}.items()}
-    files["weft.toml"] = module.params["config"]
-    return files
+def wanted_services(module, folder):
+    """The texts of services.d by name: those we were given, and of the others that are there None if they shall go."""
+    given = {name: text_of(module, name, value) for name, value in module.params["services"].items()}
+    others = [name for name in service_files_in(folder) if name not in given]
+    return {**given, **dict.fromkeys(others if module.params["purge"] else [])}
 
 
-def validate(module, files):
+def validate(module, folder, services):
+    """Lets `weft validate` read what the agent would."""
     candidate = tempfile.mkdtemp(prefix="weft-candidate-", dir=module.tmpdir)
     try:
-        os.mkdir(os.path.join(candidate, "services.d"), 0o700)
-        for path, text in files.items():
+        os.mkdir(os.path.join(candidate, "services.d"))
+        there = {name: read(os.path.join(folder, name)) for name in service_files_in(folder)}
+        for name, text in {**there, **services}.items():
             if text is not None:
-                write(os.path.join(candidate, path), text)
+                write(os.path.join(candidate, "services.d", name), text)
         config = os.path.join(candidate, "weft.toml")
+        write(config, module.params["config"])
         code, out, err = module.run_command([module.params["binary"], "validate", "--config", config])
         if code != 0:
             said = (out + err).replace(candidate, module.params["directory"]).strip()
@@ -98,41 +109,55 @@ def validate(module, files):
         shutil.rmtree(candidate, ignore_errors=True)
 
 
-def write(path, text):
-    with open(path, "w", encoding="utf-8", errors="surrogateescape") as file:
-        file.write(text)
+def gid_of(module, group):
+    try:
+        return grp.getgrnam(group).gr_gid
+    except KeyError:
+        # In check mode the group may be one that would have been made by now.
+        return -1 if module.check_mode else module.fail_json(msg=f"there is no group {group}")
+
+
+def own(module, path, group, mode):
+    """True if mode or owner of what is there had to change."""
+    there, gid = os.stat(path), gid_of(module, group)
+    if (there.st_uid, there.st_gid, stat.S_IMODE(there.st_mode)) == (0, gid, mode):
+        return False
+    if not module.check_mode:
+        os.chown(path, 0, gid)
+        os.chmod(path, mode)
+    return True
+
+
+def put_folder(module, path, group="root", mode=0o755):
+    if os.path.isdir(path):
+        return own(module, path, group, mode)
+    if not module.check_mode:
+        os.makedirs(path)
+        own(module, path, group, mode)
+    return True
+
+
+def put_file(module, path, file):
+    """True if something had to change."""
+    if read(path) == file.text:
+        return file.text is not None and own(module, path, file.group, file.mode)
+    if module.check_mode:
+        return True
+    if file.text is None:
+        os.unlink(path)
+        return True
+    handle, temporary = tempfile.mkstemp(dir=module.tmpdir)
+    os.close(handle)
+    write(temporary, file.text)
+    own(module, temporary, file.group, file.mode)
+    # Across file systems too, and never half-written where the agent may read it.
+    module.atomic_move(temporary, path)
+    own(module, path, file.group, file.mode)
+    return True
 
 
 def restart_keys(text):
     return next((line for line in (text or "").splitlines() if line.startswith(RESTART_KEYS)), None)
-
-
-def install(module, path, text):
-    if text is None:
-        os.unlink(path)
-        return
-    handle, temporary = tempfile.mkstemp(dir=module.tmpdir)
-    os.close(handle)
-    write(temporary, text)
-    # Across file systems too, and never half-written where the agent may read it.
-    module.atomic_move(temporary, path)
-
-
-def owned(module, path):
-    """Whether mode or owner had to change: root writes, the agent's group reads, nobody else."""
-    try:
-        there = os.stat(path)
-    except FileNotFoundError:
-        return False
-    try:
-        gid = grp.getgrnam(module.params["group"]).gr_gid
-    except KeyError:
-        module.fail_json(msg=f"there is no group {module.params['group']}")
-    same = (there.st_uid, there.st_gid, stat.S_IMODE(there.st_mode)) == (os.geteuid(), gid, FILE_MODE)
-    if not same and not module.check_mode:
-        os.chown(path, os.geteuid(), gid)
-        os.chmod(path, FILE_MODE)
-    return not same
 
 
 def main():
@@ -144,26 +169,33 @@ def main():
             "services": {"type": "dict", "default": {}},
             "purge": {"type": "bool", "default": False},
             "group": {"type": "str", "required": True},
+            "units": {"type": "dict", "default": {}},
         },
         supports_check_mode=True,
     )
-    files = wanted(module)
-    validate(module, files)
-    directory, changed, diff = module.params["directory"], [], []
-    before = read(os.path.join(directory, "weft.toml"))
-    # weft.toml comes last, so that a run that is cut off leaves its changes to be seen by the next.
-    for name in sorted(files, key=lambda name: (name == "weft.toml", name)):
-        path, text = os.path.join(directory, name), files[name]
-        old = read(path)
-        if old != text:
-            diff.append({"before_header": path, "after_header": path, "before": old or "", "after": text or ""})
-            if not module.check_mode:
-                install(module, path, text)
-        ours = name == "weft.toml" or os.path.basename(name) in module.params["services"]
-        reowned = ours and text is not None and owned(module, path)
-        if old != text or reowned:
-            changed.append(path)
-    restart = before is None or restart_keys(before) != restart_keys(files["weft.toml"])
+    directory, group = module.params["directory"], module.params["group"]
+    folder = os.path.join(directory, "services.d")
+    services = wanted_services(module, folder)
+    validate(module, folder, services)
+
+    folders = {directory: ("root", 0o755), folder: (group, 0o750)}
+    for path in module.params["units"]:
+        folders.setdefault(os.path.dirname(path), ("root", 0o755))
+    files = {path: File(text) for path, text in module.params["units"].items()}
+    for name, text in services.items():
+        files[os.path.join(folder, name)] = File(text, group, 0o640)
+    # weft.toml comes last, so that a run that is cut off leaves its change to be seen by the next.
+    config = os.path.join(directory, "weft.toml")
+    files[config] = File(module.params["config"], group, 0o640)
+
+    before = {path: read(path) for path in files}
+    changed = [path for path, (owner, mode) in folders.items() if put_folder(module, path, owner, mode)]
+    changed += [path for path, file in files.items() if put_file(module, path, file)]
+    diff = [
+        {"before_header": path, "after_header": path, "before": before[path] or "", "after": file.text or ""}
+        for path, file in files.items() if before[path] != file.text
+    ]
+    restart = restart_keys(before[config]) != restart_keys(files[config].text)
     module.exit_json(changed=bool(changed), changed_files=changed, restart=restart, diff=diff)
 
 
