@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use serde_json::Value;
 
 use crate::host::Host;
-use crate::{attack, load, parts};
+use crate::{attack, backend, grpc, keep_alive, load, parts, raw, websocket};
 
 /// Names the job; unset in an ordinary run of the tests.
 const JOB: &str = "WEFT_NETNS_JOB";
@@ -35,6 +35,13 @@ fn a_process_inside_a_namespace_does_its_job() {
         "load" => load::client(&arguments),
         "greeter" => parts::greeter(&arguments),
         "greeted" => parts::greeted(&arguments),
+        "backend" => backend::server(&arguments),
+        "raw" => raw::client(&arguments),
+        "grpc_server" => grpc::server(&arguments),
+        "grpc_client" => grpc::client(&arguments),
+        "websocket_server" => websocket::server(&arguments),
+        "websocket_client" => websocket::client(&arguments),
+        "keep_alive" => keep_alive::client(&arguments),
         "datagrams" => attack::datagrams(&arguments),
         "streams" => attack::streams(&arguments),
         other => panic!("no job {other}"),

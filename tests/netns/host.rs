@@ -199,9 +199,20 @@ impl Host {
     /// Resident memory of the agent.
     #[track_caller]
     pub(crate) fn agent_rss_kib(&self) -> u64 {
+        self.agent_memory_kib("VmRSS:")
+    }
+
+    /// The most that it ever was.
+    #[track_caller]
+    pub(crate) fn agent_rss_peak_kib(&self) -> u64 {
+        self.agent_memory_kib("VmHWM:")
+    }
+
+    #[track_caller]
+    fn agent_memory_kib(&self, name: &str) -> u64 {
         let pid = self.agent.lock().expect("agent").as_ref().expect("the agent runs").pid();
         let status = fs::read_to_string(format!("/proc/{pid}/status")).expect("the agent's status");
-        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("VmRSS");
+        let line = status.lines().find_map(|line| line.strip_prefix(name)).expect("its memory");
         line.trim().trim_end_matches(" kB").parse().expect("a number of KiB")
     }
 
@@ -254,6 +265,12 @@ impl Host {
     pub(crate) fn freshness(&self) -> Result<String, String> {
         let (headers, _) = self.api("/v1/catalog/services")?;
         headers.get("x-weft-freshness").cloned().ok_or_else(|| format!("no X-Weft-Freshness among {headers:?}"))
+    }
+
+    /// What the API says at a path, whatever it is.
+    #[track_caller]
+    pub(crate) fn api_text(&self, path: &str) -> String {
+        self.curl(&format!("http://127.0.0.1:8500{path}")).expect(path)
     }
 
     /// The sum of all samples of a metric whose labels contain `label`.

@@ -6,23 +6,35 @@
 //! started is ended and removed when the test ends, also when it fails; then the logs are printed.
 
 // The proving ground.
+mod answer;
 mod attack;
+mod backend;
 mod capture;
 mod fleet;
 mod helper;
 mod host;
+mod keep_alive;
 mod load;
 mod parts;
 mod process;
+mod raw;
 
 // What must hold.
+mod big_bodies;
 mod call_by_name;
 mod cut_off;
 mod databases;
 mod dev;
+mod grpc;
 mod host_death;
 mod hostile_network;
+mod http_carrying;
+mod http_errors;
+mod http_failover;
 mod intruder;
 mod ipv6;
+mod life;
 mod red_check;
+mod smuggling;
 mod unreachable;
+mod websocket;

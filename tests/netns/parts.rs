@@ -21,9 +21,16 @@ const START_DEADLINE: Duration = Duration::from_secs(30);
 /// An nginx that answers every path with `answer`, and `/health` with 503 while a file `sick` stands in its folder.
 #[track_caller]
 pub(crate) fn nginx(host: &Host, name: &str, listen: &str, answer: &str) -> Process {
+    nginx_with(host, name, listen, answer, "")
+}
+
+/// The same, with more of its own configuration inside `server`; `FOLDER` stands for its folder.
+#[track_caller]
+pub(crate) fn nginx_with(host: &Host, name: &str, listen: &str, answer: &str, more: &str) -> Process {
     let folder = host.folder().join(name);
     fs::create_dir_all(&folder).expect("nginx's folder");
     let dir = folder.display();
+    let more = more.replace("FOLDER", &dir.to_string());
     let temp: String = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"]
         .map(|kind| format!("  {kind}_temp_path {dir}/{kind};\n"))
         .concat();
@@ -31,7 +38,7 @@ pub(crate) fn nginx(host: &Host, name: &str, listen: &str, answer: &str) -> Proc
         "user root root;\ndaemon off;\nmaster_process off;\npid {dir}/nginx.pid;\nerror_log {dir}/error.log;\n\
          events {{ worker_connections 4096; }}\n\
          http {{\n  access_log off;\n{temp}\
-         \x20 server {{\n    listen {listen};\n    default_type text/plain;\n\
+         \x20 server {{\n    listen {listen};\n    default_type text/plain;\n{more}\
          \x20   location / {{ return 200 \"{answer}\\n\"; }}\n\
          \x20   location /health {{ if (-f {dir}/sick) {{ return 503; }} return 200 \"well\\n\"; }}\n  }}\n}}\n"
     );
@@ -40,10 +47,12 @@ pub(crate) fn nginx(host: &Host, name: &str, listen: &str, answer: &str) -> Proc
     let mut command = host.command("nginx");
     command.arg("-p").arg(&folder).arg("-e").arg(folder.join("error.log")).arg("-c").arg(&config);
     let mut process = Process::start(&format!("{name} on {}", host.name), &mut command, &folder.join("nginx.log"));
-    let url = format!("http://{}/", listen.replace("0.0.0.0", "127.0.0.1"));
+    let (address, options) = listen.split_once(' ').unwrap_or((listen, ""));
+    let url = format!("http://{}/", address.replace("0.0.0.0", "127.0.0.1"));
+    let version = if options.contains("http2") { "--http2-prior-knowledge" } else { "--http1.1" };
     wait_for(&format!("{name} answers on {}", host.name), START_DEADLINE, || {
         assert!(process.ended().is_none(), "{name} ended at once: {}", process.printed());
-        let done = host.curl(&url);
+        let done = host.run("curl", ["-sS", "--fail", "--max-time", "5", version, &url]);
         if done.ok && done.stdout.trim() == answer { Ok(()) } else { Err(done.stdout + &done.stderr) }
     });
     process
@@ -149,11 +158,17 @@ fn as_owner(folder: &Path) -> &'static [&'static str] {
 pub(crate) fn speaks_first(host: &Host, port: u16) -> Process {
     let mut command = helper::command(host, "greeter", &json!({ "port": port, "name": host.name }));
     let process = Process::start("the greeter", &mut command, &host.folder().join("greeter.log"));
-    wait_for("the greeter listens", START_DEADLINE, || {
+    listens(host, port);
+    process
+}
+
+/// Waits until something on `host` listens on `port`.
+#[track_caller]
+pub(crate) fn listens(host: &Host, port: u16) {
+    wait_for(&format!("port {port} of {} listens", host.name), START_DEADLINE, || {
         let listening = host.run("ss", ["-Hltn", &format!("sport = :{port}")]).stdout;
         if listening.is_empty() { Err("it does not".to_owned()) } else { Ok(()) }
     });
-    process
 }
 
 /// Calls such a server by name from `host`; it must greet before anything is said.
