@@ -208,7 +208,7 @@ async fn run_here(config: Config) -> Result<(), AgentError> {
         shutdown: shutdown.clone(),
     };
     let proxy = proxy::start(proxy_settings(&config, &identity), wires)?;
-    let (_, vip_asked) = proxy.capture().await;
+    let (capture, vip_asked) = proxy.capture().await;
     let traffic = proxy.traffic();
     let mut sources = metrics::Sources::new(directory.clone(), tallied, gossip_counters, &proxy);
     let dns = threads::start_dns(&config, directory.clone(), vip_asked, shutdown.clone(), &mut sources).await?;
@@ -218,6 +218,10 @@ async fn run_here(config: Config) -> Result<(), AgentError> {
         changes: changed,
         own: local,
         traffic: Arc::new(move || traffic.snapshot()),
+        capture: match capture {
+            proxy::Mode::Redirect => "redirect",
+            proxy::Mode::Bind => "bind",
+        },
         identity: identity.clone(),
         tls: tls.clone(),
         enrolling,

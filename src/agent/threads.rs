@@ -141,6 +141,8 @@ pub(super) struct Services<'a> {
     pub changes: watch::Receiver<u64>,
     pub own: Arc<ArcSwap<api::Local>>,
     pub traffic: api::TrafficSource,
+    /// How service addresses are captured, in a word.
+    pub capture: &'static str,
     pub identity: Arc<Identity>,
     pub tls: TlsContexts,
     pub enrolling: mpsc::Receiver<EnrollConnection>,
@@ -176,7 +178,8 @@ impl Services<'_> {
         self,
         mut sources: metrics::Sources,
     ) -> Result<(RunningServices, ServiceEvents), AgentError> {
-        let Services { config, directory, changes, own, traffic, identity, tls, enrolling, checks, shutdown } = self;
+        let Services { config, directory, changes, own, traffic, capture, identity, tls, enrolling, checks, shutdown } =
+            self;
         let settings = api::Settings {
             listen: config.api.listen,
             socket: config.api.socket.clone(),
@@ -185,7 +188,7 @@ impl Services<'_> {
             domain: config.dns.domain.clone(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             writes_over_tcp: true,
-            capture: None,
+            capture: Some(capture.to_owned()),
             limits: api::Limits::default(),
         };
         let runtime = runtime()?;
@@ -197,7 +200,9 @@ impl Services<'_> {
         let (updated_sender, updated) = mpsc::channel(CHECK_QUEUE);
         let node = identity.node.as_bytes();
         let seed = u64::from_be_bytes([node[0], node[1], node[2], node[3], node[4], node[5], node[6], node[7]]);
-        let runner = health::Runner::new(health::Settings { seed, ..health::Settings::default() }, health_sender);
+        let runner = health::Runner::new(health::Settings { seed, ..health::Settings::default() }, health_sender)
+            .with_directory(directory.clone(), changes.clone());
+        sources.checks = Some(runner.counters());
         let verdicts = runner.verdicts();
         let output: api::CheckOutput = Arc::new(move |check| verdicts.get(check).map(|latest| latest.output));
         let bound = bound.with_check_output(output).with_local(own).with_traffic(traffic);
