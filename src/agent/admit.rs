@@ -210,7 +210,8 @@ fn read(record: &Record) -> Result<Admitted, Refusal> {
         }
         (RecordKind::SERVICE, body::INSTANCE_FORMAT) => {
             let instance = body::decode_instance(header.format, record.body()).map_err(|_| Refusal::Malformed)?;
-            if instance.id.as_str().as_bytes() != &header.key[..] || instance.tags.len() > TAGS_MAX {
+            let misnamed = instance.id.as_str().as_bytes() != &header.key[..] || instance.service.is_probe();
+            if misnamed || instance.tags.len() > TAGS_MAX {
                 return Err(Refusal::Malformed);
             }
             Ok(Admitted::Service(Arc::new(instance)))

@@ -1,7 +1,7 @@
 //! The control loop: one task that hands every event to the owner, keeps its timers, and listens to the operator's
 //! signals. systemd's watchdog is fed from here, so that it notices an owner that hangs.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use sd_notify::NotifyState;
@@ -10,19 +10,26 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, sleep_until};
 use tracing::{error, info, warn};
 
-use super::owner::Owner;
+use super::owner::{Ask, Owner};
 use super::renewal::Renewal;
-use super::threads::{Alive, Checks};
-use super::{AgentError, system};
+use super::threads::{Alive, Updated};
+use super::{AgentError, files, system};
 use crate::config::Config;
 use crate::{api, gossip, health, proxy};
 
 /// Events taken before timers and publication get their turn.
 const BATCH_MAX: usize = 256;
+/// Before the goodbye, withdrawn services are told everybody; this long at most, if the network is slow.
+const DRAIN_DELAY: Duration = Duration::from_secs(1);
 /// A goodbye that nobody hears is given up after this long.
 const LEAVE_TIMEOUT: Duration = Duration::from_secs(2);
 /// Names of seeds are looked up again, because hosts move.
 const SEED_LOOKUP_INTERVAL: Duration = Duration::from_secs(60);
+/// A join by hand is answered within this time.
+const JOIN_TIMEOUT: Duration = Duration::from_secs(10);
+/// Addresses of one name that are tried.
+const JOIN_ADDRESSES_MAX: usize = 4;
+const GOSSIP_PORT: u16 = 7946;
 const STATUS_INTERVAL: Duration = Duration::from_secs(5);
 
 /// Where events come from.
@@ -30,6 +37,7 @@ pub(super) struct Inlets {
     pub gossip: mpsc::Receiver<gossip::Event>,
     pub proxy: mpsc::Receiver<proxy::Event>,
     pub health: mpsc::Receiver<health::Event>,
+    pub updated: mpsc::Receiver<Updated>,
     pub api: mpsc::Receiver<api::Command>,
 }
 
@@ -40,12 +48,15 @@ pub(super) struct Control {
     started_with: Config,
     inlets: Inlets,
     renewal: Renewal,
-    checks: Checks,
     terminate: Signal,
     interrupt: Signal,
     hangup: Signal,
     resolved: mpsc::Receiver<Vec<SocketAddr>>,
     seeds: mpsc::Sender<Vec<SocketAddr>>,
+    /// Hosts to be joined, looked up.
+    found: mpsc::Receiver<Found>,
+    finder: mpsc::Sender<Found>,
+    reloaded: Option<Reloaded>,
     lookup_at: Instant,
     status_at: Instant,
     leaving: Option<Leaving>,
@@ -54,9 +65,26 @@ pub(super) struct Control {
     parts: Vec<(&'static str, Alive)>,
 }
 
+/// First withdrawn, then gone: whoever calls this host's services has heard of it before the host is no member any more.
 struct Leaving {
+    /// Of the phase.
     until: Instant,
-    reply: Option<oneshot::Sender<()>>,
+    said_goodbye: bool,
+    replies: Vec<oneshot::Sender<()>>,
+}
+
+/// The addresses of a host that is to be joined.
+struct Found {
+    addresses: Result<Vec<SocketAddr>, String>,
+    until: Instant,
+    reply: api::Reply,
+}
+
+/// A configuration that takes the place of the running one if the owner takes it.
+struct Reloaded {
+    config: Config,
+    taken: oneshot::Receiver<Result<(), api::Refused>>,
+    reply: Option<api::Reply>,
 }
 
 impl Control {
@@ -65,23 +93,25 @@ impl Control {
         config: Config,
         inlets: Inlets,
         renewal: Renewal,
-        checks: Checks,
         parts: Vec<(&'static str, Alive)>,
     ) -> Result<Control, AgentError> {
         let listen = |kind| signal(kind).map_err(system("a signal handler"));
         let (seeds, resolved) = mpsc::channel(1);
+        let (finder, found) = mpsc::channel(1);
         Ok(Control {
             owner,
             started_with: config.clone(),
             config,
             inlets,
             renewal,
-            checks,
             terminate: listen(SignalKind::terminate())?,
             interrupt: listen(SignalKind::interrupt())?,
             hangup: listen(SignalKind::hangup())?,
             resolved,
             seeds,
+            found,
+            finder,
+            reloaded: None,
             lookup_at: Instant::now(),
             status_at: Instant::now(),
             leaving: None,
@@ -95,23 +125,41 @@ impl Control {
         notify(&[NotifyState::Ready, NotifyState::Status(&self.owner.summary())]);
         while !self.is_over() {
             self.owner.turn();
+            self.keep_leaving();
             self.keep_seeds();
             self.keep_status();
             self.next_event().await;
         }
-        if let Some(reply) = self.leaving.take().and_then(|leaving| leaving.reply) {
+        for reply in self.leaving.take().into_iter().flat_map(|leaving| leaving.replies) {
             // Who asked may have hung up; the host has left all the same.
             let _ = reply.send(());
         }
         self.owner.turn();
+        let past = self.owner.must_end();
+        // On disk when this returns: the next start rests on it.
         self.owner.close();
-        self.broken.map_or(Ok(()), |part| Err(AgentError::Broken(part)))
+        match (past, self.broken) {
+            (Some(epoch), _) => Err(AgentError::OwnPast { epoch }),
+            (None, Some(part)) => Err(AgentError::Broken(part)),
+            (None, None) => Ok(()),
+        }
     }
 
     fn is_over(&self) -> bool {
-        let left =
-            self.leaving.as_ref().is_some_and(|leaving| self.owner.has_left() || leaving.until <= Instant::now());
-        left || self.broken.is_some()
+        let is_past = |leaving: &Leaving| self.owner.has_left() || leaving.until <= Instant::now();
+        let left = self.leaving.as_ref().is_some_and(|leaving| leaving.said_goodbye && is_past(leaving));
+        left || self.broken.is_some() || self.owner.must_end().is_some()
+    }
+
+    /// From withdrawn to goodbye.
+    fn keep_leaving(&mut self) {
+        let Some(leaving) = self.leaving.as_mut().filter(|leaving| !leaving.said_goodbye) else { return };
+        if self.owner.is_withdrawn() || leaving.until <= Instant::now() {
+            leaving.said_goodbye = true;
+            leaving.until = Instant::now() + LEAVE_TIMEOUT;
+            self.owner.leave();
+            self.owner.turn();
+        }
     }
 
     async fn next_event(&mut self) {
@@ -128,18 +176,27 @@ impl Control {
                 }
             }
             event = self.inlets.health.recv() => match event {
-                Some(event) => self.owner.on_health(&event),
+                Some(event) => self.owner.on_health(event),
                 None => self.part_has_ended("health"),
             },
+            Some((reply, result)) = self.inlets.updated.recv() => {
+                // What the report changed came before the answer to it.
+                while let Ok(event) = self.inlets.health.try_recv() {
+                    self.owner.on_health(event);
+                }
+                self.owner.on_updated(reply, result);
+            }
             event = self.inlets.proxy.recv() => match event {
                 Some(event) => self.owner.on_proxy(event),
                 None => self.part_has_ended("the data plane"),
             },
             command = self.inlets.api.recv() => match command {
-                Some(api::Command::Leave { reply }) => self.leave(Some(reply)),
-                Some(command) => tracing::debug!(%command, "not taken"),
+                Some(command) => self.on_command(command),
                 None => self.part_has_ended("the API"),
             },
+            written = self.owner.written() => self.owner.on_written(written),
+            taken = taken(&mut self.reloaded) => self.on_reloaded(taken),
+            Some(found) = self.found.recv() => self.join(found),
             Some(seeds) = self.resolved.recv() => self.owner.set_seeds(seeds),
             Some(renewed) = self.renewal.next() => {
                 if let Err(error) = self.owner.renew(renewed) {
@@ -148,7 +205,7 @@ impl Control {
             }
             _ = self.terminate.recv() => self.leave(None),
             _ = self.interrupt.recv() => self.leave(None),
-            _ = self.hangup.recv() => self.reload(),
+            _ = self.hangup.recv() => self.reload(None),
             () = sleep_until(next) => {}
         }
     }
@@ -161,44 +218,99 @@ impl Control {
         }
     }
 
+    fn on_command(&mut self, command: api::Command) {
+        use api::Command;
+        match command {
+            Command::Leave { reply } => self.leave(Some(reply)),
+            Command::Register { definition, body, replace_checks, reply } => {
+                self.owner.ask(Ask::Register { definition, body, replace_checks }, Some(reply));
+            }
+            Command::Deregister { id, reply } => self.owner.ask(Ask::Deregister { id }, Some(reply)),
+            Command::RegisterCheck { registration, body, reply } => {
+                self.owner.ask(Ask::RegisterCheck { registration, body }, Some(reply));
+            }
+            Command::DeregisterCheck { id, reply } => self.owner.ask(Ask::DeregisterCheck { id }, Some(reply)),
+            Command::UpdateCheck { id, health, output, reply } => self.owner.update_check(id, health, output, reply),
+            Command::Maintain { service, reason, reply } => {
+                self.owner.ask(Ask::Maintain { service, reason }, Some(reply));
+            }
+            Command::Join { address, reply } => self.find(address, reply),
+            Command::ForceLeave { node, prune, reply } => self.owner.force_leave(&node, prune, reply),
+            Command::Reload { reply } => self.reload(Some(reply)),
+        }
+    }
+
     fn leave(&mut self, reply: Option<oneshot::Sender<()>>) {
-        if self.leaving.is_some() {
-            return;
+        if let Some(leaving) = &mut self.leaving {
+            return leaving.replies.extend(reply);
         }
         info!("leaving the cluster");
         notify(&[NotifyState::Stopping, NotifyState::Status("leaving the cluster")]);
-        self.owner.leave();
-        self.leaving = Some(Leaving { until: Instant::now() + LEAVE_TIMEOUT, reply });
+        self.owner.withdraw();
+        let replies = reply.into_iter().collect();
+        self.leaving = Some(Leaving { until: Instant::now() + DRAIN_DELAY, said_goodbye: false, replies });
+    }
+
+    /// Looks a host up that is to be joined, in a task of its own.
+    fn find(&mut self, address: String, reply: api::Reply) {
+        let until = Instant::now() + JOIN_TIMEOUT;
+        let finder = self.finder.clone();
+        tokio::spawn(async move {
+            let with_port = with_port(&address);
+            let looked_up = tokio::time::timeout_at(until, tokio::net::lookup_host(&with_port)).await;
+            let addresses = match looked_up {
+                Ok(Ok(found)) => Ok(found.take(JOIN_ADDRESSES_MAX).collect()),
+                Ok(Err(error)) => Err(format!("{address} does not resolve: {error}")),
+                Err(_) => Err(format!("{address} was not resolved within {JOIN_TIMEOUT:?}")),
+            };
+            // The control loop has ended: so has the API, and nobody waits.
+            let _ = finder.send(Found { addresses, until, reply }).await;
+        });
+    }
+
+    fn join(&mut self, found: Found) {
+        match found.addresses {
+            Ok(addresses) => self.owner.join(addresses, found.until, found.reply),
+            Err(error) => drop(found.reply.send(Err(api::Refused::Failed(error)))),
+        }
     }
 
     /// Takes over what has changed in the files; a mistake in any of them leaves everything as it was.
-    fn reload(&mut self) {
+    fn reload(&mut self, reply: Option<api::Reply>) {
+        if self.reloaded.is_some() {
+            return refuse(reply, "a reload is under way; try again when it is done".to_owned());
+        }
         let mut config = match Config::load(&self.config.path) {
             Ok(config) => config,
             Err(errors) => {
                 error!("the configuration was not reloaded, nothing has changed:\n{errors}");
-                return;
+                return refuse(reply, errors.to_string());
             }
         };
         config.data_dir.clone_from(&self.config.data_dir);
+        let (answer, taken) = oneshot::channel();
+        self.owner.ask(Ask::Files(Box::new(files(&config))), Some(answer));
+        self.reloaded = Some(Reloaded { config, taken, reply });
+    }
+
+    fn on_reloaded(&mut self, taken: Result<(), api::Refused>) {
+        let Some(Reloaded { config, reply, .. }) = self.reloaded.take() else { return };
+        if let Err(refused) = taken {
+            error!("the configuration was not reloaded, nothing has changed:\n{refused}");
+            return refuse(reply, refused.to_string());
+        }
         // Against what runs, which is what the agent was started with, so that a pending restart is told each time.
         let difference = Config::reload_difference(&self.started_with, &config);
         if !difference.restart.is_empty() {
             warn!(keys = difference.restart.join(", "), "these keys have changed and take effect at the next start");
         }
-        let applied = self
-            .owner
-            .replace_services(config.services.clone())
-            .and_then(|changed| self.owner.set_place(&config.node.zone, &config.node.meta).map(|()| changed));
-        match applied {
-            Ok(changed) => info!(services = config.services.len(), changed, "configuration reloaded"),
-            Err(error) => {
-                return error!(%error, "the configuration was not fully reloaded; correct it and reload again");
-            }
-        }
-        self.checks.replace(&config.services);
+        info!(services = config.services.len(), "configuration reloaded");
         self.lookup_at = Instant::now();
         self.config = config;
+        if let Some(reply) = reply {
+            // Who asked may have hung up.
+            let _ = reply.send(Ok(()));
+        }
     }
 
     /// Looks seeds up in a task of its own: a resolver may take seconds.
@@ -240,4 +352,31 @@ impl Control {
 fn notify(states: &[NotifyState<'_>]) {
     // Outside systemd there is nobody to tell.
     let _ = sd_notify::notify(states);
+}
+
+fn refuse(reply: Option<api::Reply>, why: String) {
+    if let Some(reply) = reply {
+        // Who asked may have hung up.
+        let _ = reply.send(Err(api::Refused::Failed(why)));
+    }
+}
+
+/// The owner's word on a reload; without one under way it never comes.
+async fn taken(reloaded: &mut Option<Reloaded>) -> Result<(), api::Refused> {
+    match reloaded {
+        None => std::future::pending().await,
+        Some(reloaded) => {
+            let ended = || Err(api::Refused::Failed("the agent is stopping".to_owned()));
+            (&mut reloaded.taken).await.unwrap_or_else(|_| ended())
+        }
+    }
+}
+
+/// `HOST:PORT`; the gossip port where there is none.
+fn with_port(address: &str) -> String {
+    match address.parse::<IpAddr>() {
+        Ok(ip) => SocketAddr::new(ip, GOSSIP_PORT).to_string(),
+        Err(_) if address.contains(':') => address.to_owned(),
+        Err(_) => format!("{address}:{GOSSIP_PORT}"),
+    }
 }

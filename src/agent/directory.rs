@@ -172,9 +172,16 @@ fn service(
     vips: &mut Vips,
     targets: &mut HashMap<Ipv4Addr, VipTarget>,
 ) -> Option<Service> {
+    // Without a port there is nothing to call, and so nothing to say about how it is called.
+    let called = || instances.iter().filter(|(_, instance)| instance.port != 0);
     // A host that is gone has no say while there are others.
-    let present = || instances.iter().filter(|(node, _)| node.state.is_usable());
-    let (_, first) = present().next().or(instances.first())?;
+    let present = || called().filter(|(node, _)| node.state.is_usable());
+    let Some((_, first)) = present().next().or(called().next()) else {
+        let protocol = instances.first()?.1.protocol;
+        let (vip, tag_vips) = (Ipv4Addr::UNSPECIFIED, BTreeMap::new());
+        let name = name.clone();
+        return Some(Service { name, vip, vip_port: 0, disputed: false, protocol, tag_vips, instances, index: 0 });
+    };
     let (vip_port, protocol) = (first.vip_port(), first.protocol);
     let disputed = present().any(|(_, other)| other.vip_port() != vip_port || other.protocol != protocol);
     let Some(vip) = vips.of(name, None) else {
@@ -182,8 +189,7 @@ fn service(
         return None;
     };
     targets.insert(vip, Vips::target(name, None));
-    let tags: BTreeSet<&Tag> =
-        instances.iter().flat_map(|(_, instance)| &instance.tags).filter(|tag| tag.is_label()).collect();
+    let tags: BTreeSet<&Tag> = called().flat_map(|(_, instance)| &instance.tags).filter(|tag| tag.is_label()).collect();
     let mut tag_vips = BTreeMap::new();
     for tag in tags.into_iter().take(TAG_VIPS_MAX) {
         if let Some(address) = vips.of(name, Some(tag)) {
@@ -195,114 +201,4 @@ fn service(
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::model::{NodeName, Protocol, ServiceId};
-
-    fn facts(name: &str) -> Arc<NodeFacts> {
-        Arc::new(NodeFacts {
-            name: NodeName::parse(name).unwrap(),
-            address: Ipv4Addr::LOCALHOST.into(),
-            mesh: (Ipv4Addr::LOCALHOST, 7947).into(),
-            gossip: (Ipv4Addr::LOCALHOST, 7946).into(),
-            zone: String::new(),
-            meta: BTreeMap::new(),
-            version: "0".into(),
-            checks: Vec::new(),
-            certificates: Vec::new(),
-        })
-    }
-
-    fn instance(service: &str, vip_port: u16, tags: &[&str]) -> Arc<Instance> {
-        Arc::new(Instance {
-            id: ServiceId::parse(service).unwrap(),
-            service: ServiceName::parse(service).unwrap(),
-            address: None,
-            port: 8080,
-            protocol: Protocol::Tcp,
-            vip_port: Some(vip_port),
-            tags: tags.iter().map(|tag| Tag::parse(tag).unwrap()).collect(),
-            meta: BTreeMap::new(),
-            weights: crate::model::Weights::default(),
-            request_timeout: None,
-            checks: Vec::new(),
-        })
-    }
-
-    struct World {
-        freshness: Freshness,
-        facts: HashMap<NodeId, Arc<NodeFacts>>,
-        members: HashMap<NodeId, Membership>,
-        instances: BTreeMap<(NodeId, String), Arc<Instance>>,
-    }
-
-    impl World {
-        fn build(&self) -> Directory {
-            let sources = Sources {
-                local: NodeId([1; 16]),
-                index: 1,
-                freshness: self.freshness,
-                facts: &self.facts,
-                members: &self.members,
-                unreachable: &HashSet::new(),
-                instances: &self.instances,
-            };
-            build(
-                &sources,
-                &mut Vips::new("127.64.0.0/10".parse().unwrap(), BTreeMap::new()),
-                &Directory::empty(NodeId([1; 16])),
-            )
-        }
-    }
-
-    #[test]
-    fn the_lowest_node_ids_port_wins_and_the_dispute_is_shown() {
-        let (low, high) = (NodeId([1; 16]), NodeId([2; 16]));
-        let world = World {
-            freshness: Freshness::Stale,
-            facts: HashMap::from([(low, facts("a")), (high, facts("b"))]),
-            members: HashMap::new(),
-            instances: BTreeMap::from([
-                ((high, "web".into()), instance("web", 81, &[])),
-                ((low, "web".into()), instance("web", 80, &[])),
-            ]),
-        };
-        let directory = world.build();
-        let web = &directory.services["web"];
-        assert_eq!((web.vip_port, web.disputed, web.instances.len()), (80, true, 2));
-    }
-
-    #[test]
-    fn a_label_tag_has_an_address_of_its_own_and_free_text_has_none() {
-        let node = NodeId([1; 16]);
-        let world = World {
-            freshness: Freshness::Stale,
-            facts: HashMap::from([(node, facts("a"))]),
-            members: HashMap::new(),
-            instances: BTreeMap::from([((node, "pg".into()), instance("pg", 5432, &["primary", "a=b"]))]),
-        };
-        let directory = world.build();
-        let pg = &directory.services["pg"];
-        assert_eq!(pg.tag_vips.len(), 1);
-        let (service, tag) = directory.behind(pg.tag_vips[&Tag::parse("primary").unwrap()]).unwrap();
-        assert_eq!((service.name.as_str(), tag.map(Tag::as_str)), ("pg", Some("primary")));
-    }
-
-    #[test]
-    fn a_reimaged_host_replaces_its_ghost() {
-        let (ghost, new) = (NodeId([3; 16]), NodeId([1; 16]));
-        let failed = Membership { state: MemberState::Failed, incarnation: 4 };
-        // Other hosts see it fail; the reimaged host itself only finds its own old records with them.
-        for members in [HashMap::from([(ghost, failed)]), HashMap::new()] {
-            let world = World {
-                freshness: Freshness::Stale,
-                facts: HashMap::from([(ghost, facts("web-01")), (new, facts("web-01"))]),
-                members,
-                instances: BTreeMap::from([((ghost, "web".into()), instance("web", 80, &[]))]),
-            };
-            let directory = world.build();
-            assert_eq!(directory.nodes.keys().collect::<Vec<_>>(), [&new]);
-            assert!(directory.services.is_empty());
-        }
-    }
-}
+mod tests;

@@ -12,6 +12,7 @@ mod admit;
 mod control;
 mod directory;
 mod enroll;
+mod kept;
 mod metrics;
 mod own;
 mod owner;
@@ -32,10 +33,10 @@ use tokio::sync::{mpsc, watch};
 use tracing::{info, warn};
 
 use self::control::{Control, Inlets};
-use self::owner::{Beginning, Outlets, Owner, Tally};
+use self::owner::{Beginning, Files, Outlets, Owner, Tally};
 use self::vips::Vips;
 use crate::catalog::{self, Catalog};
-use crate::config::{Config, default_advertise};
+use crate::config::{self, Config, default_advertise};
 use crate::gossip;
 use crate::identity::{Identity, IdentityError, TlsContexts};
 use crate::model::{Directory, NodeFacts, NodeId};
@@ -104,6 +105,16 @@ pub enum AgentError {
     /// A part of the agent ended by itself.
     #[error("{0} has ended by itself; the log says why, and a restart brings it back")]
     Broken(&'static str),
+    /// Others hold records of this host from a later start.
+    #[error(
+        "other hosts hold records of this host from its start number {epoch}, which this disk has not seen: it was restored \
+         from an older state. The count of starts is raised; the agent ends here so that it starts again with packet keys \
+         that were never used (systemd does that by itself)"
+    )]
+    OwnPast {
+        /// The start that others know of.
+        epoch: u64,
+    },
     /// A record of this host is too large.
     #[error("{0}")]
     Own(String),
@@ -147,6 +158,10 @@ async fn run_here(config: Config) -> Result<(), AgentError> {
     let directory = Arc::new(ArcSwap::from_pointee(Directory::empty(identity.node)));
     let (changes, changed) = watch::channel(0);
     let (tally, tallied) = watch::channel(Tally::default());
+    let (checks, check_requests) = mpsc::channel(threads::CHECK_QUEUE);
+    let local = Arc::new(ArcSwap::default());
+    let stored = kept::read(store.registrations()?, config::service_registration, config::check_registration);
+    let rises = store.rises()?;
 
     let incarnation = store.incarnation()?.saturating_add(1);
     let vips = Vips::new(config.proxy.vip_range, store.load_vips()?);
@@ -164,11 +179,19 @@ async fn run_here(config: Config) -> Result<(), AgentError> {
     store_writer.set_incarnation(incarnation);
     swim.restore(Duration::ZERO, members);
     let has_seeds = !config.cluster.seeds.is_empty();
-    let beginning = Beginning { identity: identity.clone(), facts, epoch, swim, catalog, vips, has_seeds };
-    let outlets = Outlets { directory: directory.clone(), changes, tally, gossip: commands, store: store_writer };
+    let beginning = Beginning { identity: identity.clone(), facts, epoch, swim, catalog, vips, has_seeds, rises };
+    let outlets = Outlets {
+        directory: directory.clone(),
+        local: local.clone(),
+        changes,
+        tally,
+        gossip: commands,
+        checks,
+        store: store_writer,
+    };
     let mut owner = Owner::new(beginning, outlets);
     owner.restore(records);
-    owner.introduce(config.services.clone()).map_err(|error| AgentError::Own(error.to_string()))?;
+    owner.introduce(files(&config), stored).map_err(|error| AgentError::Own(error.to_string()))?;
     // Published before anything listens: the first question is answered from the store.
     owner.turn();
 
@@ -185,7 +208,7 @@ async fn run_here(config: Config) -> Result<(), AgentError> {
         shutdown: shutdown.clone(),
     };
     let proxy = proxy::start(proxy_settings(&config, &identity), wires)?;
-    let (_, vip_asked) = proxy.capture().await;
+    let (capture, vip_asked) = proxy.capture().await;
     let traffic = proxy.traffic();
     let mut sources = metrics::Sources::new(directory.clone(), tallied, gossip_counters, &proxy);
     let dns = threads::start_dns(&config, directory.clone(), vip_asked, shutdown.clone(), &mut sources).await?;
@@ -193,18 +216,24 @@ async fn run_here(config: Config) -> Result<(), AgentError> {
         config: &config,
         directory,
         changes: changed,
-        own: Arc::default(),
+        own: local,
         traffic: Arc::new(move || traffic.snapshot()),
+        capture: match capture {
+            proxy::Mode::Redirect => "redirect",
+            proxy::Mode::Bind => "bind",
+        },
         identity: identity.clone(),
         tls: tls.clone(),
         enrolling,
+        checks: check_requests,
         shutdown: shutdown.clone(),
     };
     let (services, inlets) = services.start(sources).await?;
-    let inlets = Inlets { gossip: gossip_events, proxy: proxy_events, health: inlets.health, api: inlets.api };
+    let threads::ServiceEvents { health, updated, api } = inlets;
+    let inlets = Inlets { gossip: gossip_events, proxy: proxy_events, health, updated, api };
     let renewal = renewal::Renewal::start(identity, config.data_dir.clone(), tls);
     let parts = vec![("DNS", dns.alive()), ("the API", services.alive())];
-    let control = Control::new(owner, config, inlets, renewal, services.checks.clone(), parts)?;
+    let control = Control::new(owner, config, inlets, renewal, parts)?;
     info!("weft is ready");
     let ended = control.run().await;
 
@@ -277,6 +306,16 @@ fn facts(config: &Config, identity: &Identity, gossip: SocketAddr) -> Result<Nod
         checks: Vec::new(),
         certificates: identity.certificates.clone(),
     })
+}
+
+/// What the files say of this host and its services.
+fn files(config: &Config) -> Files {
+    Files {
+        services: config.services.clone(),
+        checks: config.checks.clone(),
+        zone: config.node.zone.clone(),
+        meta: config.node.meta.clone(),
+    }
 }
 
 fn proxy_settings(config: &Config, identity: &Identity) -> proxy::Settings {

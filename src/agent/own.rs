@@ -16,6 +16,34 @@ pub(super) enum OwnError {
     Body { what: String, error: String },
 }
 
+/// What a service's record would take; an error if there can be none.
+pub(super) fn service_bytes(instance: &Instance) -> Result<usize, OwnError> {
+    Ok(service_body(instance)?.len() + instance.id.as_str().len())
+}
+
+/// The same of this host's own record.
+pub(super) fn node_bytes(facts: &NodeFacts) -> Result<usize, OwnError> {
+    Ok(node_body(facts)?.len())
+}
+
+fn service_body(instance: &Instance) -> Result<Vec<u8>, OwnError> {
+    let failed = |error: body::BodyError| OwnError::Body { what: service_name(instance), error: error.to_string() };
+    body::encode_instance(instance).map_err(failed)
+}
+
+fn node_body(facts: &NodeFacts) -> Result<Vec<u8>, OwnError> {
+    let failed = |error: body::BodyError| OwnError::Body { what: node_name(facts), error: error.to_string() };
+    body::encode_node(facts).map_err(failed)
+}
+
+fn service_name(instance: &Instance) -> String {
+    format!("service {}", instance.id)
+}
+
+fn node_name(facts: &NodeFacts) -> String {
+    format!("node {}", facts.name)
+}
+
 /// The log's head.
 pub(super) struct OwnLog {
     origin: NodeId,
@@ -34,18 +62,14 @@ impl OwnLog {
     }
 
     pub(super) fn node(&mut self, key: &RecordKey, facts: &NodeFacts) -> Result<Record, OwnError> {
-        let what = || format!("node {}", facts.name);
-        let body =
-            body::encode_node(facts).map_err(|error| OwnError::Body { what: what(), error: error.to_string() })?;
-        self.sign(key, RecordKind::NODE, body::NODE_FORMAT, Bytes::new(), Some(&body), what)
+        let body = node_body(facts)?;
+        self.sign(key, RecordKind::NODE, body::NODE_FORMAT, Bytes::new(), Some(&body), || node_name(facts))
     }
 
     pub(super) fn service(&mut self, key: &RecordKey, instance: &Instance) -> Result<Record, OwnError> {
-        let what = || format!("service {}", instance.id);
-        let body = body::encode_instance(instance)
-            .map_err(|error| OwnError::Body { what: what(), error: error.to_string() })?;
+        let body = service_body(instance)?;
         let id = Bytes::copy_from_slice(instance.id.as_str().as_bytes());
-        self.sign(key, RecordKind::SERVICE, body::INSTANCE_FORMAT, id, Some(&body), what)
+        self.sign(key, RecordKind::SERVICE, body::INSTANCE_FORMAT, id, Some(&body), || service_name(instance))
     }
 
     /// The tombstone of a service.

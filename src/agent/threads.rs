@@ -10,14 +10,16 @@ use tokio::runtime::Runtime;
 use tokio::sync::{mpsc, watch};
 
 use super::{AgentError, EVENT_QUEUE, enroll, metrics, system};
-use crate::config::{CheckDefinition, Config, ServiceDefinition, Upstreams};
+use crate::config::{CheckDefinition, Config, Upstreams};
 use crate::identity::{Identity, TlsContexts};
-use crate::model::{Directory, ServiceId};
+use crate::model::{Directory, Health, ServiceId};
 use crate::proxy::{EnrollConnection, VipAsked};
 use crate::{api, dns, health};
 
 /// Commands of the API that wait for the owner.
 const API_QUEUE: usize = 64;
+/// Requests for the checks that wait, and reports whose answers do.
+pub(super) const CHECK_QUEUE: usize = 256;
 
 /// A thread that runs one future to its end.
 pub(super) struct Thread {
@@ -98,22 +100,38 @@ async fn in_runtime<T>(handle: &tokio::runtime::Handle, future: impl Future<Outp
     .await
 }
 
-/// Replaces the set of running checks.
-#[derive(Clone)]
-pub(super) struct Checks(watch::Sender<Vec<(Option<ServiceId>, CheckDefinition)>>);
-
-impl Checks {
-    pub(super) fn replace(&self, services: &[ServiceDefinition]) {
-        self.0.send_replace(checks_of(services));
-    }
+/// What the owner asks of the checks' runner. In order: a report for a check comes after the change that made the check.
+#[derive(Debug)]
+pub(super) enum CheckRequest {
+    /// Run these and no others.
+    Replace(Vec<(Option<ServiceId>, CheckDefinition)>),
+    /// A report for a TTL check.
+    Update { check: String, health: Health, output: String, reply: api::Reply },
 }
 
-fn checks_of(services: &[ServiceDefinition]) -> Vec<(Option<ServiceId>, CheckDefinition)> {
-    let of = |service: &ServiceDefinition| {
-        let id = service.instance.id.clone();
-        service.checks.clone().into_iter().map(move |check| (Some(id.clone()), check)).collect::<Vec<_>>()
-    };
-    services.iter().flat_map(of).collect()
+/// How a report was taken; the owner answers when it shows.
+pub(super) type Updated = (api::Reply, Result<(), api::Refused>);
+
+/// Carries out the owner's requests until the owner is gone.
+async fn run_checks(
+    mut runner: health::Runner,
+    mut requests: mpsc::Receiver<CheckRequest>,
+    updated: mpsc::Sender<Updated>,
+) {
+    while let Some(request) = requests.recv().await {
+        match request {
+            CheckRequest::Replace(checks) => runner.replace(checks),
+            CheckRequest::Update { check, health, output, reply } => {
+                let result = runner.update(&check, health, output).map_err(|error| match error {
+                    health::UpdateError::Unknown(_) => api::Refused::NotFound(error.to_string()),
+                    health::UpdateError::NotTtl(_) => api::Refused::Invalid(error.to_string()),
+                });
+                if updated.send((reply, result)).await.is_err() {
+                    return;
+                }
+            }
+        }
+    }
 }
 
 /// What the services thread is made of.
@@ -123,22 +141,25 @@ pub(super) struct Services<'a> {
     pub changes: watch::Receiver<u64>,
     pub own: Arc<ArcSwap<api::Local>>,
     pub traffic: api::TrafficSource,
+    /// How service addresses are captured, in a word.
+    pub capture: &'static str,
     pub identity: Arc<Identity>,
     pub tls: TlsContexts,
     pub enrolling: mpsc::Receiver<EnrollConnection>,
+    pub checks: mpsc::Receiver<CheckRequest>,
     pub shutdown: watch::Receiver<bool>,
 }
 
 /// What comes out of it.
 pub(super) struct ServiceEvents {
     pub health: mpsc::Receiver<health::Event>,
+    pub updated: mpsc::Receiver<Updated>,
     pub api: mpsc::Receiver<api::Command>,
 }
 
 /// The running services thread.
 pub(super) struct RunningServices {
     thread: Thread,
-    pub checks: Checks,
 }
 
 impl RunningServices {
@@ -157,7 +178,8 @@ impl Services<'_> {
         self,
         mut sources: metrics::Sources,
     ) -> Result<(RunningServices, ServiceEvents), AgentError> {
-        let Services { config, directory, changes, own, traffic, identity, tls, enrolling, shutdown } = self;
+        let Services { config, directory, changes, own, traffic, capture, identity, tls, enrolling, checks, shutdown } =
+            self;
         let settings = api::Settings {
             listen: config.api.listen,
             socket: config.api.socket.clone(),
@@ -165,6 +187,8 @@ impl Services<'_> {
             node: identity.name.clone(),
             domain: config.dns.domain.clone(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
+            writes_over_tcp: true,
+            capture: Some(capture.to_owned()),
             limits: api::Limits::default(),
         };
         let runtime = runtime()?;
@@ -173,31 +197,25 @@ impl Services<'_> {
         sources.api = Some(bound.counters());
         let (health_sender, health_events) = mpsc::channel(EVENT_QUEUE);
         let (api_sender, api_commands) = mpsc::channel(API_QUEUE);
-        let (check_sender, mut checks) = watch::channel(checks_of(&config.services));
+        let (updated_sender, updated) = mpsc::channel(CHECK_QUEUE);
         let node = identity.node.as_bytes();
         let seed = u64::from_be_bytes([node[0], node[1], node[2], node[3], node[4], node[5], node[6], node[7]]);
-        let mut runner = health::Runner::new(health::Settings { seed, ..health::Settings::default() }, health_sender);
+        let runner = health::Runner::new(health::Settings { seed, ..health::Settings::default() }, health_sender)
+            .with_directory(directory.clone(), changes.clone());
+        sources.checks = Some(runner.counters());
         let verdicts = runner.verdicts();
-        let output: api::CheckOutput = Arc::new(move |_, check| verdicts.get(check).map(|latest| latest.output));
+        let output: api::CheckOutput = Arc::new(move |check| verdicts.get(check).map(|latest| latest.output));
         let bound = bound.with_check_output(output).with_local(own).with_traffic(traffic);
         let render: api::Metrics = Arc::new(move |text| sources.render(text));
         let data_dir = config.data_dir.clone();
         let work = async move {
             let enrolments = tokio::spawn(enroll::serve(enrolling, tls, data_dir));
-            let running = tokio::spawn(async move {
-                loop {
-                    runner.replace(checks.borrow_and_update().clone());
-                    if checks.changed().await.is_err() {
-                        return;
-                    }
-                }
-            });
+            let running = tokio::spawn(run_checks(runner, checks, updated_sender));
             bound.run(directory, changes, render, api_sender, shutdown).await;
             enrolments.abort();
             running.abort();
         };
         let thread = spawn("weft-services", runtime, work)?;
-        let running = RunningServices { thread, checks: Checks(check_sender) };
-        Ok((running, ServiceEvents { health: health_events, api: api_commands }))
+        Ok((RunningServices { thread }, ServiceEvents { health: health_events, updated, api: api_commands }))
     }
 }

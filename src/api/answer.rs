@@ -5,7 +5,10 @@ use serde::Serialize;
 
 /// OpenMetrics 1.0, which `prometheus-client` writes.
 const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+/// Prometheus's own form, from before OpenMetrics.
+const PROMETHEUS: &str = "text/plain; version=0.0.4; charset=utf-8";
 const JSON: &str = "application/json";
+const TEXT: &str = "text/plain; charset=utf-8";
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Answer {
@@ -14,16 +17,22 @@ pub(super) struct Answer {
     pub(super) body: Vec<u8>,
     /// The methods that the path knows, where the request's is none of them.
     pub(super) allow: Option<&'static str>,
+    /// What a client waits by for the next change of what it was told, in place of an index.
+    pub(super) content_hash: Option<String>,
 }
 
 impl Answer {
+    fn new(status: StatusCode, content_type: &'static str, body: Vec<u8>) -> Answer {
+        Answer { status, content_type, body, allow: None, content_hash: None }
+    }
+
     /// 200 with `value`, over several lines if `pretty`.
     pub(super) fn json(value: &impl Serialize, pretty: bool) -> Answer {
         let encoded = if pretty { serde_json::to_vec_pretty(value) } else { serde_json::to_vec(value) };
         match encoded {
             Ok(mut body) => {
                 body.push(b'\n');
-                Answer { status: StatusCode::OK, content_type: JSON, body, allow: None }
+                Answer::new(StatusCode::OK, JSON, body)
             }
             Err(error) => {
                 Answer::error(StatusCode::INTERNAL_SERVER_ERROR, &format!("cannot write the answer: {error}"))
@@ -34,7 +43,17 @@ impl Answer {
     /// `{"error": sentence}`.
     pub(super) fn error(status: StatusCode, sentence: &str) -> Answer {
         let body = format!("{}\n", serde_json::json!({ "error": sentence })).into_bytes();
-        Answer { status, content_type: JSON, body, allow: None }
+        Answer::new(status, JSON, body)
+    }
+
+    /// Consul's texts, where programs read them.
+    pub(super) fn text(status: StatusCode, text: &str) -> Answer {
+        Answer::new(status, TEXT, text.as_bytes().to_vec())
+    }
+
+    /// What Consul answers to a write that was done: nothing.
+    pub(super) fn done() -> Answer {
+        Answer::new(StatusCode::OK, JSON, Vec::new())
     }
 
     pub(super) fn method_not_allowed(allow: &'static str) -> Answer {
@@ -43,6 +62,18 @@ impl Answer {
     }
 
     pub(super) fn metrics(text: String) -> Answer {
-        Answer { status: StatusCode::OK, content_type: OPEN_METRICS, body: text.into_bytes(), allow: None }
+        Answer::new(StatusCode::OK, OPEN_METRICS, text.into_bytes())
+    }
+
+    pub(super) fn prometheus(text: String) -> Answer {
+        Answer::new(StatusCode::OK, PROMETHEUS, text.into_bytes())
+    }
+
+    pub(super) fn with_status(self, status: StatusCode) -> Answer {
+        Answer { status, ..self }
+    }
+
+    pub(super) fn with_content_hash(self, hash: String) -> Answer {
+        Answer { content_hash: Some(hash), ..self }
     }
 }

@@ -2,13 +2,17 @@
 //!
 //! DNS rebinding points a name of the attacker's at 127.0.0.1, so the API answers only to names and addresses that are
 //! its own. A page of another origin that sends anything but a plain GET or POST has its `Origin` named by the browser.
+//! What changes something is not for pages at all, of whatever origin: over TCP no request that looks like a browser's
+//! may write.
 
 use std::net::{IpAddr, Ipv6Addr};
 
-use hyper::header::{HOST, HeaderMap, HeaderName, HeaderValue, ORIGIN};
+use hyper::header::{CONTENT_TYPE, HOST, HeaderMap, HeaderName, HeaderValue, ORIGIN, REFERER};
 use hyper::http::uri::Authority;
 
 const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
+/// What a form can send without the browser asking first (the fetch standard's CORS-safelisted types).
+const FORM_TYPES: [&str; 3] = ["text/plain", "multipart/form-data", "application/x-www-form-urlencoded"];
 
 /// How a request came in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -30,6 +34,10 @@ pub(super) enum Refusal {
     Host(String),
     #[error("pages of {0:?} may not use this API")]
     Origin(String),
+    #[error("pages may not change anything here; use the command line, or a program that is no browser")]
+    Page,
+    #[error("this API takes no changes over TCP; use the unix socket")]
+    ReadOnly,
 }
 
 /// Decides from the request's headers and, where its target is absolute, the target's authority.
@@ -53,6 +61,31 @@ pub(super) fn admit(via: Via, target: Option<&Authority>, headers: &HeaderMap) -
         }
     }
     Ok(())
+}
+
+/// Decides about a request that would change something. Who reaches the unix socket may: its file's mode says who.
+pub(super) fn admit_write(via: Via, writes_over_tcp: bool, headers: &HeaderMap) -> Result<(), Refusal> {
+    if via == Via::Unix {
+        return Ok(());
+    }
+    if !writes_over_tcp {
+        return Err(Refusal::ReadOnly);
+    }
+    let fetched =
+        headers.get_all(SEC_FETCH_SITE).iter().any(|site| !matches!(site.as_bytes(), b"same-origin" | b"none"));
+    let from_page = headers.contains_key(ORIGIN) || headers.contains_key(REFERER);
+    if fetched || headers.contains_key(ORIGIN) || (from_page && sends_form(headers)) {
+        return Err(Refusal::Page);
+    }
+    Ok(())
+}
+
+fn sends_form(headers: &HeaderMap) -> bool {
+    headers.get_all(CONTENT_TYPE).iter().any(|kind| {
+        let kind = text(kind);
+        let essence = kind.split(';').next().unwrap_or_default().trim();
+        FORM_TYPES.iter().any(|form| form.eq_ignore_ascii_case(essence))
+    })
 }
 
 fn only<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<&'a HeaderValue> {
@@ -142,6 +175,31 @@ mod tests {
         let site = |site| asked(LOCAL, &[("host", "localhost"), ("sec-fetch-site", site)]);
         assert_eq!((site("none"), site("same-origin")), (Ok(()), Ok(())));
         assert!(site("same-site").is_err() && site("cross-site").is_err());
+    }
+
+    #[test]
+    fn programs_may_write_and_pages_may_not() {
+        let write = |via, allowed, headers: &[(&'static str, &'static str)]| {
+            let headers =
+                headers.iter().map(|(name, value)| (HeaderName::from_static(name), HeaderValue::from_static(value)));
+            admit_write(via, allowed, &headers.collect())
+        };
+        let program = [("host", "localhost"), ("content-type", "application/json")];
+        assert_eq!(write(LOCAL, true, &program), Ok(()));
+        // curl --data says so, and is no page.
+        assert_eq!(write(LOCAL, true, &[("content-type", "application/x-www-form-urlencoded")]), Ok(()));
+        assert_eq!(write(LOCAL, false, &program), Err(Refusal::ReadOnly));
+        assert_eq!(write(Via::Unix, false, &program), Ok(()));
+        for page in [
+            &[("origin", "http://localhost:8500")][..],
+            &[("origin", "null")],
+            &[("sec-fetch-site", "cross-site")],
+            &[("sec-fetch-site", "same-site")],
+            &[("referer", "http://evil.example/"), ("content-type", "Text/Plain; charset=utf-8")],
+            &[("referer", "http://evil.example/"), ("content-type", "multipart/form-data; boundary=x")],
+        ] {
+            assert_eq!(write(LOCAL, true, page), Err(Refusal::Page), "{page:?}");
+        }
     }
 
     #[test]

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use crate::config::CheckDefinition;
-use crate::model::{Health, Instance, ServiceId};
+use crate::model::{Directory, Health, Instance, ServiceId};
 
 /// This host's own services and checks.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -17,6 +17,36 @@ pub struct Local {
     pub checks: BTreeMap<String, LocalCheck>,
     /// Why the host is in maintenance, if it is.
     pub maintenance: Option<String>,
+}
+
+impl Local {
+    /// What the directory shows of this host, for the moments before its owner has published more.
+    pub(super) fn announced(directory: &Directory) -> Local {
+        let instances = directory.services.values().flat_map(|service| &service.instances);
+        let own = instances.filter(|(node, _)| node.id == directory.local).map(|(_, instance)| instance);
+        let mut local = Local { index: directory.index, ..Local::default() };
+        for instance in own {
+            for status in &instance.checks {
+                let check = LocalCheck {
+                    service: Some(instance.id.clone()),
+                    name: status.name.clone(),
+                    notes: String::new(),
+                    kind: status.kind.clone(),
+                    health: status.health,
+                    definition: None,
+                };
+                local.checks.insert(status.id.clone(), check);
+            }
+            let service = LocalService {
+                instance: Instance::clone(instance),
+                announced: true,
+                source: String::new(),
+                maintenance: None,
+            };
+            local.services.insert(instance.id.clone(), service);
+        }
+        local
+    }
 }
 
 /// One service of this host.

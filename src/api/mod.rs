@@ -1,26 +1,37 @@
 //! The HTTP API: Consul's catalog and health endpoints in Consul's shapes, Weft's own under `/v1/weft/`, and `/metrics`.
 //!
-//! Requests come in over `[api] listen` and the unix socket; everything shown is read from the published `Directory`.
-//! The only way from here into the agent is [`Command`]. The API is not a way in: requests whose `Host` or `Origin`
-//! belongs to somebody else are refused (`guard`), heads, connections and times are bounded (`server`).
+//! Requests come in over `[api] listen` and the unix socket; everything shown is read from the published `Directory` and
+//! from what this host registered ([`Local`]). The only way from here into the agent is [`Command`]. The API is not a
+//! way in: requests whose `Host` or `Origin` belongs to somebody else are refused, and so are writes of pages (`guard`);
+//! heads, bodies, connections and times are bounded (`server`).
 //!
-//! `router` decides, purely, what a request is answered with; `consul` and `own` build the bodies; `server` owns the
+//! `router` decides, purely, what a read is answered with, `writes` which command a write is; `consul`, `own`, `explain`
+//! and `telemetry` build the bodies, `filter` narrows them; `watch` is where blocking queries wait; `server` owns the
 //! sockets. KV, sessions, transactions and prepared queries answer 501: 404 would tell a KV client "no such key".
 
 mod answer;
-mod blocking;
 mod consul;
+mod durations;
+mod explain;
+mod filter;
+#[cfg(test)]
+mod fixtures_tests;
 mod guard;
 mod local;
 mod own;
+mod parameters;
 mod request;
 mod resolve;
+mod responder;
 mod router;
 mod server;
 mod socket;
 #[cfg(test)]
 pub(crate) mod specimen;
+mod telemetry;
+mod watch;
 mod write_deadline;
+mod writes;
 
 use std::fmt;
 use std::io;
@@ -56,6 +67,10 @@ pub struct Settings {
     pub domain: String,
     /// This agent's version.
     pub version: String,
+    /// What is registered, reported and ordered over TCP is done. Without it only the unix socket takes changes.
+    pub writes_over_tcp: bool,
+    /// How calls to VIPs are taken, `redirect` or `bind`, for `/v1/weft/explain`; `None` if that is not known.
+    pub capture: Option<String>,
     /// Bounds on clients.
     pub limits: Limits,
 }
@@ -64,10 +79,14 @@ pub struct Settings {
 #[derive(Debug, Clone)]
 pub struct Limits {
     /// Connections at once over TCP, and as many again over the unix socket, so that nobody who may only reach TCP can
-    /// shut out the operator. Consul allows 200 a client.
+    /// shut out the operator. Each program that watches holds one or a few.
     pub connections_max: usize,
+    /// Bodies being read at once, each of at most 256 KiB.
+    pub bodies_max: usize,
     /// From the start of a connection, or the end of an answer, to the end of the next request's head.
     pub head_timeout: Duration,
+    /// From the end of a head to the end of its body.
+    pub body_timeout: Duration,
     /// How long a client may take none of an answer that it asked for.
     pub write_timeout: Duration,
     /// What one `?wait=` may ask for at most; Consul's limit.
@@ -77,8 +96,10 @@ pub struct Limits {
 impl Default for Limits {
     fn default() -> Limits {
         Limits {
-            connections_max: 256,
+            connections_max: 4096,
+            bodies_max: 64,
             head_timeout: Duration::from_secs(30),
+            body_timeout: Duration::from_secs(10),
             write_timeout: Duration::from_secs(30),
             wait_max: Duration::from_secs(600),
         }
@@ -193,8 +214,8 @@ pub enum Refused {
 /// Renders `/metrics`: OpenMetrics text, appended.
 pub type Metrics = Arc<dyn Fn(&mut String) + Send + Sync>;
 
-/// The last output of a local check, by service and check id; it never leaves its host.
-pub type CheckOutput = Arc<dyn Fn(&ServiceId, &str) -> Option<String> + Send + Sync>;
+/// The last output of a local check, by its id; it never leaves its host.
+pub type CheckOutput = Arc<dyn Fn(&str) -> Option<String> + Send + Sync>;
 
 /// What the data plane has carried.
 pub type TrafficSource = Arc<dyn Fn() -> Traffic + Send + Sync>;
@@ -231,7 +252,7 @@ pub struct Counters {
     pub connections_refused: AtomicU64,
     /// Requests answered, whatever the answer.
     pub requests: AtomicU64,
-    /// Requests refused for their `Host`, `Origin` or `Sec-Fetch-Site`.
+    /// Requests refused for their `Host`, `Origin` or `Sec-Fetch-Site`, writes of pages among them.
     pub requests_refused: AtomicU64,
     /// Connections closed over bytes that are not HTTP, or over a head beyond its limits.
     pub malformed: AtomicU64,

@@ -115,7 +115,7 @@ pub(super) fn service_view<'a>(directory: &Directory, service: &'a Service, tag:
 }
 
 /// What the VIP answers on: its port, and 80 where the service speaks HTTP.
-fn ports(service: &Service) -> Vec<u16> {
+pub(super) fn ports(service: &Service) -> Vec<u16> {
     let both = [service.vip_port, 80];
     let answered = if service.vip_port == 80 { &both[..1] } else { &both[..] };
     answered.iter().copied().filter(|&port| service.answers_on(port)).collect()
@@ -144,13 +144,13 @@ fn instance_view<'a>(
 }
 
 /// The instance's address as plain discovery tells it: its host's where it listens on loopback or everywhere.
-fn real_address(node: &Node, instance: &Instance) -> SocketAddr {
+pub(super) fn real_address(node: &Node, instance: &Instance) -> SocketAddr {
     let own = instance.address.filter(|ip: &IpAddr| !ip.is_loopback() && !ip.is_unspecified());
     SocketAddr::new(own.unwrap_or(node.facts.address), instance.port)
 }
 
 /// Why no call goes there; `None` exactly where [`Service::candidates`] lists the instance.
-fn unusable(node: &Node, instance: &Instance, tag: Option<&Tag>) -> Option<String> {
+pub(super) fn unusable(node: &Node, instance: &Instance, tag: Option<&Tag>) -> Option<String> {
     match node.state {
         MemberState::Failed => return Some("its host has failed".into()),
         MemberState::Left => return Some("its host has left".into()),
@@ -159,8 +159,9 @@ fn unusable(node: &Node, instance: &Instance, tag: Option<&Tag>) -> Option<Strin
     if !node.mesh_reachable {
         return Some(format!("the mesh port of its host, {}, does not answer this host", node.facts.mesh));
     }
-    if instance.health() == Health::Critical {
-        let critical = instance.checks.iter().filter(|check| check.health == Health::Critical);
+    if Service::health(node, instance) == Health::Critical {
+        let checks = instance.checks.iter().chain(&node.facts.checks);
+        let critical = checks.filter(|check| check.health == Health::Critical);
         let names: Vec<&str> = critical.map(|check| check.id.as_str()).collect();
         return Some(format!("critical: {}", names.join(", ")));
     }

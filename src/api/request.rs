@@ -10,14 +10,16 @@ pub(super) struct Asked {
     /// `/v1/a%20b` is `["v1", "a b"]`.
     pub(super) segments: Vec<String>,
     pub(super) query: Query,
+    /// By `Accept`, text is wanted rather than JSON.
+    pub(super) wants_text: bool,
 }
 
 impl Asked {
-    pub(super) fn new(method: Method, path: &str, query: &str) -> Asked {
+    pub(super) fn new(method: Method, path: &str, query: &str, wants_text: bool) -> Asked {
         let path = path.strip_prefix('/').unwrap_or(path);
         let path = path.strip_suffix('/').unwrap_or(path);
         let segments = path.split('/').map(|segment| decode(segment, false)).collect();
-        Asked { method, segments, query: Query::parse(query) }
+        Asked { method, segments, query: Query::parse(query), wants_text }
     }
 
     pub(super) fn segments(&self) -> Vec<&str> {
@@ -103,7 +105,7 @@ mod tests {
 
     #[test]
     fn paths_and_queries_are_decoded_once() {
-        let asked = Asked::new(Method::GET, "/v1/catalog/service/a%2Fb/", "tag=x%3D1&tag=a+b&passing&near=%zz");
+        let asked = Asked::new(Method::GET, "/v1/catalog/service/a%2Fb/", "tag=x%3D1&tag=a+b&passing&near=%zz", false);
         assert_eq!(asked.segments(), ["v1", "catalog", "service", "a/b"]);
         assert_eq!(asked.query.all("tag").collect::<Vec<_>>(), ["x=1", "a b"]);
         assert_eq!(asked.query.first("near"), Some("%zz"));

@@ -12,7 +12,7 @@ use crate::model::{Directory, MemberState, Protocol, Service, Tag};
 
 /// What a name is, by its form.
 #[derive(Debug, PartialEq, Eq)]
-enum Name<'a> {
+pub(super) enum Name<'a> {
     /// The mesh path: a VIP.
     Vip {
         service: &'a str,
@@ -26,7 +26,7 @@ enum Name<'a> {
     Node(&'a str),
 }
 
-fn read<'a>(name: &'a str, domain: &str) -> Option<Name<'a>> {
+pub(super) fn read<'a>(name: &'a str, domain: &str) -> Option<Name<'a>> {
     let relative = name.strip_suffix(domain).and_then(|rest| rest.strip_suffix('.')).unwrap_or(name);
     let labels: Vec<&str> = relative.split('.').collect();
     match labels[..] {
@@ -148,7 +148,7 @@ fn resolve_service<'a>(
     })
 }
 
-fn find_tag<'a>(service: &'a Service, tag: &str) -> Result<(&'a Tag, Ipv4Addr), Unresolved> {
+pub(super) fn find_tag<'a>(service: &'a Service, tag: &str) -> Result<(&'a Tag, Ipv4Addr), Unresolved> {
     let found = service.tag_vips.get_key_value(tag).map(|(tag, vip)| (tag, *vip));
     found.ok_or_else(|| {
         let tags: Vec<&str> = service.tag_vips.keys().map(Tag::as_str).collect();

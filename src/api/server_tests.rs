@@ -9,7 +9,7 @@ use tokio::net::{TcpStream, UnixStream};
 use tokio::task::JoinHandle;
 
 use super::*;
-use crate::api::{Limits, specimen};
+use crate::api::{Limits, Refused, specimen};
 
 const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -17,6 +17,7 @@ const PATIENCE: Duration = Duration::from_secs(10);
 struct Agent {
     address: SocketAddr,
     directory: Arc<ArcSwap<Directory>>,
+    changes: watch::Sender<u64>,
     counters: Arc<Counters>,
     commands: mpsc::Receiver<Command>,
     stop: watch::Sender<bool>,
@@ -24,14 +25,19 @@ struct Agent {
 }
 
 async fn agent_with(limits: Limits, socket: Option<PathBuf>) -> Agent {
-    let bound = bind(Settings { limits, socket, ..specimen::settings() }).await.unwrap();
+    agent_of(Settings { limits, socket, ..specimen::settings() }).await
+}
+
+async fn agent_of(settings: Settings) -> Agent {
+    let bound = bind(settings).await.unwrap();
     let (address, counters) = (bound.local_addr(), bound.counters());
     let directory = Arc::new(ArcSwap::from_pointee(specimen::directory()));
     let (sender, commands) = mpsc::channel(1);
     let (stop, stopped) = watch::channel(false);
-    let metrics: Metrics = Arc::new(|text: &mut String| text.push_str("weft_up 1\n# EOF\n"));
-    let running = tokio::spawn(bound.run(directory.clone(), watch::channel(0).1, metrics, sender, stopped));
-    Agent { address, directory, counters, commands, stop, running }
+    let (changes, changed) = watch::channel(0);
+    let metrics: Metrics = Arc::new(|text: &mut String| text.push_str("# TYPE weft_up gauge\nweft_up 1\n# EOF\n"));
+    let running = tokio::spawn(bound.run(directory.clone(), changed, metrics, sender, stopped));
+    Agent { address, directory, changes, counters, commands, stop, running }
 }
 
 async fn agent() -> Agent {
@@ -44,9 +50,50 @@ impl Agent {
         exchange(TcpStream::connect(self.address).await.unwrap(), bytes).await
     }
 
+    fn publish(&self, directory: Directory) {
+        let index = directory.index;
+        self.directory.store(Arc::new(directory));
+        self.changes.send_replace(index);
+    }
+
+    /// Sends a PUT while the agent answers one command in this way; returns what was answered and what was asked.
+    async fn put(&mut self, target: &str, body: &str, outcome: Result<(), Refused>) -> (String, Option<Command>) {
+        let length = body.len();
+        let head = format!(
+            "PUT {target} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Length: {length}\r\n\r\n"
+        );
+        let stream = TcpStream::connect(self.address).await.unwrap();
+        let request = head + body;
+        let client = exchange(stream, request.as_bytes());
+        tokio::pin!(client);
+        tokio::select! {
+            answer = &mut client => (answer, None),
+            Some(mut command) = self.commands.recv() => {
+                take_reply(&mut command).send(outcome).unwrap();
+                (client.await, Some(command))
+            }
+        }
+    }
+
     async fn get(&self, path: &str) -> String {
         self.send(format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").as_bytes()).await
     }
+}
+
+fn take_reply(command: &mut Command) -> crate::api::Reply {
+    let (Command::Register { reply, .. }
+    | Command::Deregister { reply, .. }
+    | Command::RegisterCheck { reply, .. }
+    | Command::DeregisterCheck { reply, .. }
+    | Command::UpdateCheck { reply, .. }
+    | Command::Maintain { reply, .. }
+    | Command::Join { reply, .. }
+    | Command::ForceLeave { reply, .. }
+    | Command::Reload { reply }) = command
+    else {
+        panic!("{command} is answered otherwise")
+    };
+    std::mem::replace(reply, tokio::sync::oneshot::channel().0)
 }
 
 async fn exchange(mut stream: impl AsyncRead + AsyncWrite + Unpin, bytes: &[u8]) -> String {
@@ -68,7 +115,8 @@ async fn an_answer_carries_consuls_headers_and_its_freshness() {
     let answer = agent.get("/v1/catalog/services").await;
     assert!(answer.starts_with("HTTP/1.1 200 OK\r\n"), "{answer}");
     let headers = [
-        "x-consul-index: 42",
+        "x-consul-index: 41",
+        "x-consul-effective-consistency: default",
         "x-consul-knownleader: true",
         "x-consul-lastcontact: 0",
         "content-type: application/json",
@@ -87,6 +135,10 @@ async fn an_answer_carries_consuls_headers_and_its_freshness() {
 async fn metrics_are_rendered_when_asked_for() {
     let answer = agent().await.get("/metrics").await;
     assert!(answer.contains("application/openmetrics-text") && answer.ends_with("weft_up 1\n# EOF\n"), "{answer}");
+    let consul = agent().await.get("/v1/agent/metrics").await;
+    assert!(consul.contains("application/json") && consul.contains(r#""Gauges":[{"Name":"weft_up""#), "{consul}");
+    let older = agent().await.get("/v1/agent/metrics?format=prometheus").await;
+    assert!(older.contains("text/plain; version=0.0.4") && older.ends_with("weft_up 1\n"), "{older}");
 }
 
 #[tokio::test]
@@ -193,17 +245,82 @@ async fn leaving_is_asked_of_the_agent_and_answered_when_it_is_done() {
 }
 
 #[tokio::test]
-async fn a_blocking_query_is_answered_when_the_index_moves() {
+async fn writes_are_asked_of_the_agent_and_answered_with_its_outcome() {
+    let mut agent = agent().await;
+    let (answer, command) = agent.put("/v1/agent/service/deregister/web", "", Ok(())).await;
+    assert!(answer.starts_with("HTTP/1.1 200 OK") && answer.ends_with("\r\n\r\n"), "an empty body: {answer}");
+    assert_eq!(command.unwrap().to_string(), "deregister web");
+    let unknown = Refused::NotFound("unknown check c".into());
+    let (answer, command) = agent.put("/v1/agent/check/update/c", r#"{"Status":"warning"}"#, Err(unknown)).await;
+    assert!(answer.starts_with("HTTP/1.1 404 ") && answer.contains("unknown check c"), "{answer}");
+    assert_eq!(command.unwrap().to_string(), "check c is warning");
+    let (answer, command) = agent.put("/v1/agent/check/update/c", r#"{"Status":"sad"}"#, Ok(())).await;
+    assert!(answer.starts_with("HTTP/1.1 400 ") && command.is_none(), "{answer}");
+    let (answer, command) = agent.put("/v1/agent/service/register", "no JSON", Ok(())).await;
+    assert!(answer.starts_with("HTTP/1.1 400 ") && command.is_none(), "{answer}");
+}
+
+#[tokio::test]
+async fn writes_of_pages_and_where_they_are_not_wanted_are_refused() {
+    let mut agent = agent().await;
+    let page = "PUT /v1/agent/reload HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n";
+    for header in
+        ["Origin: http://localhost", "Referer: http://x/\r\nContent-Type: text/plain", "Sec-Fetch-Site: cross-site"]
+    {
+        let answer = agent.send(format!("{page}{header}\r\n\r\n").as_bytes()).await;
+        assert!(answer.starts_with("HTTP/1.1 403 "), "{header}: {answer}");
+    }
+    assert!(agent.commands.try_recv().is_err());
+    assert_eq!(count(&agent.counters.requests_refused), 3);
+
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("weft.sock");
+    let settings = Settings { writes_over_tcp: false, socket: Some(path.clone()), ..specimen::settings() };
+    let mut closed = agent_of(settings).await;
+    let (answer, command) = closed.put("/v1/agent/reload", "", Ok(())).await;
+    assert!(answer.starts_with("HTTP/1.1 403 ") && answer.contains("unix socket") && command.is_none(), "{answer}");
+    let stream = UnixStream::connect(&path).await.unwrap();
+    let client = exchange(stream, b"PUT /v1/agent/reload HTTP/1.1\r\nHost: weft\r\nConnection: close\r\n\r\n");
+    let owner = async { take_reply(&mut closed.commands.recv().await.unwrap()).send(Ok(())).unwrap() };
+    let (answer, ()) = tokio::join!(client, owner);
+    assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
+}
+
+#[tokio::test]
+async fn a_body_too_large_or_too_slow_is_refused() {
+    let limits = Limits { body_timeout: Duration::from_millis(100), ..Limits::default() };
+    let agent = agent_with(limits, None).await;
+    let head = "PUT /v1/agent/service/register HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n";
+    let told = agent.send(format!("{head}Content-Length: 300000\r\n\r\n").as_bytes()).await;
+    assert!(told.starts_with("HTTP/1.1 413 "), "{told}");
+    let chunk = format!("{:x}\r\n{}\r\n", 300_000, "x".repeat(300_000));
+    let untold = agent.send(format!("{head}Transfer-Encoding: chunked\r\n\r\n{chunk}0\r\n\r\n").as_bytes()).await;
+    assert!(untold.starts_with("HTTP/1.1 413 ") || untold.is_empty(), "{untold}");
+    let slow = agent.send(format!("{head}Content-Length: 10\r\n\r\n{{").as_bytes()).await;
+    assert!(slow.starts_with("HTTP/1.1 408 "), "{slow}");
+    assert!(agent.get("/v1/status/leader").await.contains(" 200 OK"));
+}
+
+#[tokio::test]
+async fn a_blocking_query_is_answered_when_its_service_changes() {
     let agent = agent().await;
     let mut stream = TcpStream::connect(agent.address).await.unwrap();
     let request =
-        b"GET /v1/catalog/services?index=42&wait=60s HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
+        b"GET /v1/health/service/billing?index=41&wait=60s HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
     stream.write_all(request).await.unwrap();
+    agent.publish(Directory { index: 43, ..specimen::directory() });
     let early = tokio::time::timeout(Duration::from_millis(300), stream.read_u8()).await;
-    assert!(early.is_err(), "nothing has changed yet");
-    agent.directory.store(Arc::new(Directory { index: 43, ..specimen::directory() }));
+    assert!(early.is_err(), "billing has not changed");
+    agent.publish(changed("billing", 44));
     let answer = exchange(stream, b"").await;
-    assert!(answer.contains("x-consul-index: 43"), "{answer}");
+    assert!(answer.contains("x-consul-index: 44"), "{answer}");
+}
+
+/// The specimen with one service that changed at `index`.
+fn changed(service: &str, index: u64) -> Directory {
+    let mut directory = Directory { index, ..specimen::directory() };
+    Arc::make_mut(directory.services.get_mut(service).unwrap()).index = index;
+    directory
 }
 
 #[tokio::test]
@@ -211,7 +328,7 @@ async fn shutdown_ends_waiting_queries_and_idle_connections() {
     let agent = agent().await;
     let _idle = TcpStream::connect(agent.address).await.unwrap();
     let mut waiting = TcpStream::connect(agent.address).await.unwrap();
-    waiting.write_all(b"GET /v1/catalog/nodes?index=42 HTTP/1.1\r\nHost: localhost\r\n\r\n").await.unwrap();
+    waiting.write_all(b"GET /v1/catalog/nodes?index=40 HTTP/1.1\r\nHost: localhost\r\n\r\n").await.unwrap();
     while count(&agent.counters.requests) == 0 {
         tokio::task::yield_now().await;
     }

@@ -3,8 +3,11 @@
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 use std::sync::Arc;
+use std::time::{Duration, UNIX_EPOCH};
 
-use super::{Limits, Settings};
+use super::consul::View;
+use super::{BUCKET_BOUNDS_US, Direction, Edge, Limits, Local, LocalCheck, LocalService, Settings, Traffic};
+use crate::config::{CheckDefinition, CheckKind, CheckTarget};
 use crate::model::{
     CheckStatus, Directory, Freshness, Health, Instance, MemberState, Node, NodeFacts, NodeId, NodeName, Protocol,
     Service, ServiceId, ServiceName, Tag,
@@ -18,6 +21,8 @@ pub(crate) fn settings() -> Settings {
         node: NodeName::parse("web-01").unwrap(),
         domain: "mesh.internal".into(),
         version: "0.1.0".into(),
+        writes_over_tcp: true,
+        capture: Some("redirect".into()),
         limits: Limits::default(),
     }
 }
@@ -112,4 +117,91 @@ pub(crate) fn directory() -> Directory {
         services: [billing, legacy].into(),
         vips: Default::default(),
     }
+}
+
+fn own(service: &str, id: &str, announced: bool) -> (ServiceId, LocalService) {
+    let id = ServiceId::parse(id).unwrap();
+    let instance = Instance { id: id.clone(), ..Instance::clone(&instance(service, &["v2"], None)) };
+    (id, LocalService { instance, announced, source: "the API".into(), maintenance: None })
+}
+
+fn own_check(service: Option<&str>, health: Health, kind: CheckKind) -> LocalCheck {
+    let definition = CheckDefinition {
+        id: "c".into(),
+        name: "c".into(),
+        notes: "ask the pay team".into(),
+        kind,
+        interval: Duration::from_secs(10),
+        timeout: Duration::from_secs(5),
+        success_before_passing: 1,
+        failures_before_warning: 1,
+        failures_before_critical: 1,
+        initial: Health::Critical,
+        deregister_after: Some(Duration::from_secs(90 * 60)),
+    };
+    LocalCheck {
+        service: service.map(|id| ServiceId::parse(id).unwrap()),
+        name: "a check".into(),
+        notes: definition.notes.clone(),
+        kind: definition.kind.as_str().into(),
+        health,
+        definition: Some(definition),
+    }
+}
+
+/// What web-01 registered: `billing`, which passes; a second of it, which warns; `worker`, not announced yet.
+pub(crate) fn local() -> Local {
+    let http = CheckKind::Http {
+        url: "http://127.0.0.1:8080/health".into(),
+        target: CheckTarget { host: "127.0.0.1".into(), port: 8080 },
+        path: "/health".into(),
+        method: "GET".into(),
+        headers: vec![("Authorization".into(), "secret".into())],
+        body: "secret".into(),
+        tls: None,
+    };
+    let ttl = CheckKind::Ttl { ttl: Duration::from_secs(30) };
+    let tcp = CheckKind::Tcp { target: CheckTarget { host: "::1".into(), port: 9 }, tls: None };
+    Local {
+        index: 7,
+        services: [own("billing", "billing", true), own("billing", "billing-2", true), own("worker", "worker", false)]
+            .into(),
+        checks: BTreeMap::from([
+            ("service:billing".into(), own_check(Some("billing"), Health::Passing, http)),
+            ("service:billing-2".into(), own_check(Some("billing-2"), Health::Warning, ttl)),
+            ("service:worker".into(), own_check(Some("worker"), Health::Critical, tcp)),
+        ]),
+        maintenance: None,
+    }
+}
+
+/// One caller's calls to `billing` on web-01.
+pub(crate) fn traffic() -> Traffic {
+    let edge = Edge {
+        direction: Direction::Out,
+        caller: "web-01".into(),
+        node: "web-01".into(),
+        service: "billing".into(),
+        instance: "billing".into(),
+        protocol: "http".into(),
+        codes: [0, 0, 100, 0, 0, 1],
+        in_flight: 2,
+        retries: 0,
+        latency: [1; BUCKET_BOUNDS_US.len() + 1],
+        latency_sum_us: 50_000,
+        ewma_us: 500,
+    };
+    Traffic { seconds: 12.5, edges: vec![edge] }
+}
+
+/// Everything that bodies are built from, with this directory.
+pub(super) fn with_view<T>(directory: &Directory, use_view: impl FnOnce(&View<'_>) -> T) -> T {
+    use_view(&View {
+        directory,
+        settings: &settings(),
+        local: &local(),
+        output: &|check| Some(format!("output of {check}")),
+        traffic: &traffic,
+        now: UNIX_EPOCH + Duration::from_secs(1_800_000_000),
+    })
 }

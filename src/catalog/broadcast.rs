@@ -83,6 +83,11 @@ impl Broadcast {
         self.records.range(first..).take_while(|(id, _)| id.origin == origin).count()
     }
 
+    /// True if copies of that origin's records, or of their announcement, are still to be sent.
+    pub(super) fn tells_of(&self, origin: NodeId) -> bool {
+        self.announces.contains_key(&origin) || self.queued_of(origin) > 0
+    }
+
     /// When the next round is due, given that there are peers.
     pub(super) fn due(&self, config: &Config) -> Option<Now> {
         if self.records.is_empty() && self.announces.is_empty() {

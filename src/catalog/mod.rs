@@ -364,6 +364,11 @@ impl Catalog {
         self.origins.get(&origin).map(Origin::newest)
     }
 
+    /// True while copies of this host's own records are still to be sent to somebody.
+    pub fn is_telling(&self) -> bool {
+        !self.peers.is_empty() && self.broadcast.tells_of(self.local)
+    }
+
     /// Drops a host that is gone for good. What others still offer of it is refused for a while, unless it comes back:
     /// with a newer record, or among the peers.
     pub fn forget_origin(&mut self, origin: NodeId) {

@@ -7,13 +7,14 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http_body_util::{BodyExt, Empty, LengthLimitError, Limited};
+use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
 use hyper::client::conn::http1;
-use hyper::header::{HOST, HeaderMap, USER_AGENT};
+use hyper::header::{CONTENT_TYPE, HOST, HeaderMap, USER_AGENT};
 use hyper::{Method, Request, StatusCode};
 use hyper_util::rt::TokioIo;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
+use serde_json::Value;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpStream, UnixStream};
 use tokio::runtime::Runtime;
@@ -28,6 +29,10 @@ const CONNECT_MAX: Duration = Duration::from_secs(3);
 const ANSWER_MAX: Duration = Duration::from_secs(30);
 /// 100,000 instances at some 500 bytes each, with room.
 const ANSWER_BYTES_MAX: usize = 256 * 1024 * 1024;
+/// Of a blocking query: the most that the agent may wait for a change. Consul's default.
+const WATCH_WAIT: Duration = Duration::from_secs(300);
+/// Sentences of answers that are no JSON are shown up to here.
+const SENTENCE_CHARS_MAX: usize = 500;
 const AGENT: &str = concat!("weft/", env!("CARGO_PKG_VERSION"));
 
 /// Where an agent's API is.
@@ -102,6 +107,21 @@ impl<T> Fetched<T> {
     }
 }
 
+/// A value and the index that a blocking query waits at.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Indexed<T> {
+    /// The answer.
+    pub value: T,
+    /// Never 0.
+    pub index: u64,
+    /// True if the agent has no contact with other hosts.
+    pub stale: bool,
+}
+
+fn is_stale(headers: &HeaderMap) -> bool {
+    headers.get("x-weft-freshness").is_some_and(|value| value == "stale")
+}
+
 /// An agent that answered.
 #[derive(Debug)]
 pub(super) struct Client {
@@ -131,46 +151,87 @@ impl Client {
 
     /// GET. `path` begins with `/`; whatever in it comes from a user must be [`encode`]d.
     pub(super) fn get_json<T: DeserializeOwned>(&self, path: &str) -> Result<Fetched<T>, CliError> {
-        let (headers, body) = self.ask(Method::GET, path)?;
-        let value = serde_json::from_slice(&body).map_err(|error| {
-            let message = format!("{} answered {path} in a form that this weft does not read: {error}", self.address);
-            CliError::failed(message, "the agent is of another version, or no weft at all; compare `weft --version`")
-        })?;
-        Ok(Fetched { value, stale: headers.get("x-weft-freshness").is_some_and(|value| value == "stale") })
+        let (headers, body) = self.block_on(self.ask(Method::GET, path, None, ANSWER_MAX))?;
+        Ok(Fetched { value: self.read(path, &body)?, stale: is_stale(&headers) })
+    }
+
+    /// GET of text.
+    pub(super) fn get_text(&self, path: &str) -> Result<String, CliError> {
+        let (_, body) = self.block_on(self.ask(Method::GET, path, None, ANSWER_MAX))?;
+        Ok(String::from_utf8_lossy(&body).into_owned())
     }
 
     /// PUT without a body; the answer's body is not looked at.
     pub(super) fn put(&self, path: &str) -> Result<(), CliError> {
-        self.ask(Method::PUT, path).map(|_| ())
+        self.block_on(self.ask(Method::PUT, path, None, ANSWER_MAX)).map(|_| ())
     }
 
-    fn ask(&self, method: Method, path: &str) -> Result<(HeaderMap, Bytes), CliError> {
-        // The timer must be made on the runtime, so the block is not as redundant as it looks.
-        let answered = self.runtime.block_on(async {
-            let exchange = self.exchange(method, path);
-            tokio::time::timeout(ANSWER_MAX, exchange).await
-        });
-        let (status, headers, body) = match answered {
+    /// PUT of a JSON body; the answer's body is not looked at.
+    pub(super) fn put_json(&self, path: &str, body: &Value) -> Result<(), CliError> {
+        self.block_on(self.ask(Method::PUT, path, Some(body), ANSWER_MAX)).map(|_| ())
+    }
+
+    /// A blocking query (Consul's): answered when what is asked for is no longer at `index`, or after five minutes; at
+    /// once with `index` 0. `path` has a query already.
+    pub(super) async fn get_changed<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        index: u64,
+    ) -> Result<Indexed<T>, CliError> {
+        let wait = WATCH_WAIT.as_secs();
+        let waiting = if index == 0 { path.to_owned() } else { format!("{path}&index={index}&wait={wait}s") };
+        // Consul adds up to a sixteenth of the wait, so that many watchers do not come back together.
+        let longest = if index == 0 { ANSWER_MAX } else { WATCH_WAIT + WATCH_WAIT / 16 + ANSWER_MAX };
+        let (headers, body) = self.ask(Method::GET, &waiting, None, longest).await?;
+        let told = headers.get("x-consul-index").and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
+        Ok(Indexed { value: self.read(path, &body)?, index: told.unwrap_or(1).max(1), stale: is_stale(&headers) })
+    }
+
+    /// Runs what waits, on the client's runtime.
+    pub(super) fn block_on<F: Future>(&self, future: F) -> F::Output {
+        self.runtime.block_on(future)
+    }
+
+    fn read<T: DeserializeOwned>(&self, path: &str, body: &[u8]) -> Result<T, CliError> {
+        serde_json::from_slice(body).map_err(|error| {
+            let message = format!("{} answered {path} in a form that this weft does not read: {error}", self.address);
+            CliError::failed(message, "the agent is of another version, or no weft at all; compare `weft --version`")
+        })
+    }
+
+    async fn ask(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<&Value>,
+        longest: Duration,
+    ) -> Result<(HeaderMap, Bytes), CliError> {
+        let (status, headers, body) = match tokio::time::timeout(longest, self.exchange(method, path, body)).await {
             Ok(Ok(answer)) => answer,
             Ok(Err(error)) => return Err(self.broken(path, &error)),
             Err(_) => {
-                let message = format!("the agent at {} has not answered {path} within {ANSWER_MAX:?}", self.address);
+                let message = format!("the agent at {} has not answered {path} within {longest:?}", self.address);
                 return Err(CliError::failed(message, "see its log: journalctl -u weft").exiting(EXIT_UNREACHABLE));
             }
         };
         if status.is_success() { Ok((headers, body)) } else { Err(refused(status, path, &body)) }
     }
 
-    async fn exchange(&self, method: Method, path: &str) -> Result<(StatusCode, HeaderMap, Bytes), ExchangeError> {
+    async fn exchange(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<&Value>,
+    ) -> Result<(StatusCode, HeaderMap, Bytes), ExchangeError> {
         let stream = TokioIo::new(self.address.connect().await?);
         let (mut sender, connection) = http1::handshake(stream).await?;
         tokio::spawn(connection);
-        let request = Request::builder()
-            .method(method)
-            .uri(path)
-            .header(HOST, self.address.host())
-            .header(USER_AGENT, AGENT)
-            .body(Empty::<Bytes>::new())?;
+        let request =
+            Request::builder().method(method).uri(path).header(HOST, self.address.host()).header(USER_AGENT, AGENT);
+        let request: Request<Full<Bytes>> = match body {
+            Some(value) => request.header(CONTENT_TYPE, "application/json").body(Full::from(value.to_string()))?,
+            None => request.body(Full::default())?,
+        };
         let (head, body) = sender.send_request(request).await?.into_parts();
         let body = Limited::new(body, ANSWER_BYTES_MAX).collect().await.map_err(ExchangeError::Body)?;
         Ok((head.status, head.headers, body.to_bytes()))
@@ -221,8 +282,15 @@ fn refused(status: StatusCode, path: &str, body: &[u8]) -> CliError {
     struct Sentence {
         error: String,
     }
-    let sentence = serde_json::from_slice::<Sentence>(body).map(|body| body.error);
-    let message = sentence.unwrap_or_else(|_| format!("the agent answered {path} with {status}"));
+    let message = match serde_json::from_slice::<Sentence>(body) {
+        Ok(body) => body.error,
+        Err(_) => {
+            // Consul's own form: a line of text.
+            let text: String = String::from_utf8_lossy(body).trim().chars().take(SENTENCE_CHARS_MAX).collect();
+            let is_sentence = !text.is_empty() && !text.starts_with(['<', '{', '[']);
+            if is_sentence { text } else { format!("the agent answered {path} with {status}") }
+        }
+    };
     let error = CliError::failed(message, "");
     match status {
         StatusCode::NOT_FOUND => error.exiting(EXIT_NOT_FOUND),
@@ -244,166 +312,5 @@ pub(super) fn encode(text: &str) -> String {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::io::{Read, Write};
-    use std::net::TcpListener;
-    use std::os::unix::net::UnixListener;
-
-    use super::*;
-    use crate::cli::output::EXIT_FAILED;
-
-    /// Answers one connect that only looks, and then each request with `answer`.
-    fn serve(listener: TcpListener, answer: &'static str) -> std::thread::JoinHandle<String> {
-        std::thread::spawn(move || {
-            drop(listener.accept().unwrap());
-            let (mut stream, _) = listener.accept().unwrap();
-            let mut request = [0; 4096];
-            let read = stream.read(&mut request).unwrap();
-            stream.write_all(answer.as_bytes()).unwrap();
-            String::from_utf8_lossy(&request[..read]).into_owned()
-        })
-    }
-
-    fn client(answer: &'static str) -> (Client, std::thread::JoinHandle<String>) {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let address = listener.local_addr().unwrap().to_string();
-        let server = serve(listener, answer);
-        (Client::connect(Some(address)).unwrap(), server)
-    }
-
-    #[test]
-    fn an_answer_comes_with_its_freshness() {
-        let answer = "HTTP/1.1 200 OK\r\nX-Weft-Freshness: stale\r\nContent-Length: 5\r\n\r\n[1,2]";
-        let (client, server) = client(answer);
-        let fetched: Fetched<Vec<u8>> = client.get_json("/v1/x").unwrap();
-        assert_eq!((fetched.freshness(), fetched.value), ("stale", vec![1, 2]));
-        let request = server.join().unwrap();
-        assert!(request.starts_with("GET /v1/x HTTP/1.1\r\nhost: 127.0.0.1:"), "{request}");
-    }
-
-    #[test]
-    fn the_apis_sentence_is_the_error_and_404_has_its_own_exit_code() {
-        let (client, _server) = client("HTTP/1.1 404 Not Found\r\nContent-Length: 16\r\n\r\n{\"error\":\"nope\"}");
-        let error = client.put("/v1/x").unwrap_err();
-        assert_eq!((error.message.as_str(), error.exit_code), ("nope", EXIT_NOT_FOUND));
-    }
-
-    #[test]
-    fn an_answer_that_is_not_the_agents_is_an_error_not_a_panic() {
-        let (client, _server) = client("HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\n<html>");
-        assert_eq!(client.get_json::<Vec<u8>>("/v1/x").unwrap_err().exit_code, EXIT_FAILED);
-    }
-
-    #[test]
-    fn nobody_there_is_exit_code_three_and_says_what_to_do() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("weft.sock");
-        let error = Client::connect(Some(path.display().to_string())).unwrap_err();
-        assert_eq!(error.exit_code, EXIT_UNREACHABLE);
-        assert!(error.message.contains("weft.sock") && error.advice.contains("systemctl start weft"), "{error}");
-    }
-
-    #[test]
-    fn a_socket_is_reached_by_its_path() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("weft.sock");
-        let listener = UnixListener::bind(&path).unwrap();
-        let server = std::thread::spawn(move || {
-            drop(listener.accept().unwrap());
-            let (mut stream, _) = listener.accept().unwrap();
-            let _ = stream.read(&mut [0; 4096]).unwrap();
-            stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\ntrue").unwrap();
-        });
-        let client = Client::connect(Some(format!("unix:{}", path.display()))).unwrap();
-        assert!(client.get_json::<bool>("/").unwrap().value);
-        server.join().unwrap();
-    }
-
-    /// The verbs read what the API writes: both ends of each shape, together.
-    #[test]
-    fn every_verb_reads_what_the_api_tells() {
-        use std::sync::Arc;
-
-        use crate::api::{self, Command, specimen};
-
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        let bound = runtime.block_on(api::bind(specimen::settings())).unwrap();
-        let address = bound.local_addr().to_string();
-        let directory = Arc::new(arc_swap::ArcSwap::from_pointee(specimen::directory()));
-        let (commands, mut asked) = tokio::sync::mpsc::channel(1);
-        let (_stop, stopped) = tokio::sync::watch::channel(false);
-        std::thread::spawn(move || {
-            runtime.spawn(async move {
-                while let Some(Command::Leave { reply }) = asked.recv().await {
-                    let _gone = reply.send(());
-                }
-            });
-            runtime.block_on(bound.run(
-                directory,
-                tokio::sync::watch::channel(0).1,
-                Arc::new(|_: &mut String| {}),
-                commands,
-                stopped,
-            ));
-        });
-        let run = |words: &[&str]| verb(words, &address);
-        for words in [&["members"][..], &["services"], &["services", "billing"], &["resolve", "v2.billing"], &["leave"]]
-        {
-            assert_eq!(run(words), Ok(()), "{words:?}");
-        }
-        assert_eq!(run(&["resolve", "web-02.node"]), Ok(()));
-        assert_eq!(run(&["services", "nothing"]).unwrap_err().exit_code, EXIT_NOT_FOUND);
-        assert_eq!(run(&["resolve", "nothing"]).unwrap_err().exit_code, EXIT_NOT_FOUND);
-        assert_eq!(run(&["resolve", "a.b.c.d"]).unwrap_err().exit_code, EXIT_USAGE);
-    }
-
-    /// Parses and runs a verb as `weft` does, as a table and as JSON.
-    fn verb(words: &[&str], api: &str) -> Result<(), CliError> {
-        use crate::cli::{leave, members, output::Globals, resolve, services};
-        use clap::Parser;
-
-        #[derive(Parser)]
-        struct Weft {
-            #[command(flatten)]
-            globals: Globals,
-            #[command(subcommand)]
-            verb: Verb,
-        }
-
-        #[derive(clap::Subcommand)]
-        enum Verb {
-            Leave(leave::Args),
-            Members(members::Args),
-            Resolve(resolve::Args),
-            Services(services::Args),
-        }
-
-        let run = |extra: &[&str]| {
-            let all = [&["weft", "--api", api], words, extra].concat();
-            let Weft { globals, verb } = Weft::parse_from(all);
-            match verb {
-                Verb::Leave(args) => leave::run(args, &globals),
-                Verb::Members(args) => members::run(args, &globals),
-                Verb::Resolve(args) => resolve::run(args, &globals),
-                Verb::Services(args) => services::run(args, &globals),
-            }
-        };
-        run(&[]).and_then(|()| run(&["--json"]))
-    }
-
-    #[test]
-    fn addresses_are_read_in_all_their_forms() {
-        let tcp = |text: &str| Address::Tcp(text.to_owned());
-        assert_eq!(Address::parse("127.0.0.2:8500").unwrap(), tcp("127.0.0.2:8500"));
-        assert_eq!(Address::parse("http://[::1]:8500/").unwrap(), tcp("[::1]:8500"));
-        assert_eq!(Address::parse("/run/x.sock").unwrap(), Address::Unix("/run/x.sock".into()));
-        for wrong in ["", "localhost", "https://localhost:8500", "localhost:http", ":8500", "http://h:1/x"] {
-            assert_eq!(Address::parse(wrong).unwrap_err().exit_code, EXIT_USAGE, "{wrong}");
-        }
-    }
-
-    #[test]
-    fn what_users_type_is_encoded_for_the_path() {
-        assert_eq!(encode("a/b c?é"), "a%2Fb%20c%3F%C3%A9");
-    }
-}
+#[path = "client_tests.rs"]
+mod tests;

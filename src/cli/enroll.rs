@@ -11,7 +11,7 @@ use crate::model::NodeName;
 /// Asks the issuer that the token names for a node certificate, the cluster's roots and its gossip key. The issuer is
 /// checked against the fingerprint in the token before anything is said to it.
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Example:\n  weft enroll --token weft1.… --node web-02 && systemctl start weft")]
+#[command(after_help = "Example:\n  weft enroll --token weft1.TOKEN --node web-02 && systemctl start weft")]
 pub(super) struct Args {
     /// What `weft token create` printed
     #[arg(long, value_name = "TOKEN", env = "WEFT_JOIN_TOKEN", hide_env_values = true)]

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::client::Client;
+use super::client::{Client, Fetched};
 use super::output::{CliError, Globals, Table, print, print_json, warn_if_stale};
 use crate::model::MemberState;
 
@@ -49,16 +49,18 @@ struct Listing {
     members: Vec<Member>,
 }
 
+/// A host as this verb tells it.
 #[derive(Debug, Serialize)]
-struct Member {
-    name: String,
+pub(super) struct Member {
+    pub(super) name: String,
     address: String,
-    state: MemberState,
-    mesh: &'static str,
+    pub(super) state: MemberState,
+    /// `ok` or `unreachable`; empty of a host that is gone.
+    pub(super) mesh: &'static str,
     zone: String,
     version: String,
     id: String,
-    local: bool,
+    pub(super) local: bool,
 }
 
 impl From<Told> for Member {
@@ -90,19 +92,25 @@ fn table(members: &[Member]) -> Table {
     table
 }
 
+/// Every host that the agent knows.
+pub(super) fn fetch(client: &Client) -> Result<Fetched<Vec<Member>>, CliError> {
+    let Fetched { value, stale } = client.get_json::<Vec<Told>>("/v1/agent/members")?;
+    Ok(Fetched { value: value.into_iter().map(Member::from).collect(), stale })
+}
+
 /// Runs the verb.
 pub(super) fn run(args: Args, globals: &Globals) -> Result<(), CliError> {
     let Args { state } = args;
-    let told = Client::connect(globals.api.clone())?.get_json::<Vec<Told>>("/v1/agent/members")?;
+    let told = fetch(&Client::connect(globals.api.clone())?)?;
     let (freshness, stale) = (told.freshness(), told.stale);
-    let shown = told.value.into_iter().map(Member::from);
+    let shown = told.value.into_iter();
     let members: Vec<Member> =
         shown.filter(|member| state.is_empty() || state.iter().any(|state| state == member.state.as_str())).collect();
     if globals.json {
         return print_json(&Listing { freshness, members });
     }
     warn_if_stale(stale);
-    print(&table(&members))
+    print(&table(&members).painted(globals.color.shown()))
 }
 
 #[cfg(test)]

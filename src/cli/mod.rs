@@ -2,22 +2,38 @@
 
 mod agent;
 mod ca;
+mod check;
+mod checks;
 mod client;
+mod color;
+mod completions;
+mod deregister;
 mod dev;
 mod enroll;
+mod explain;
+mod force_leave;
+mod join;
 mod leave;
 mod log;
+mod maint;
+mod man;
 mod members;
+mod names;
 mod output;
+mod register;
+mod reload;
 mod resolve;
 mod services;
+mod status;
 mod token;
+mod top;
 mod validate;
+mod watch;
 
 use std::ffi::OsString;
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
 
 use output::{CliError, EXIT_CODES_HELP, EXIT_OK, Globals};
 
@@ -34,31 +50,38 @@ struct Cli {
     verb: Verb,
 }
 
+/// What each does stands with its arguments, so that `--help` has all of it.
 #[derive(Debug, Subcommand)]
 enum Verb {
-    /// Run the agent of this host
     Agent(agent::Args),
-    /// Run a whole mesh of several hosts on this machine, to try it
     Dev(dev::Args),
     /// One host of `weft dev`
     #[command(hide = true)]
     DevHost(dev::HostArgs),
-    /// Check configuration and service files; tells every mistake at once
-    Validate(validate::Args),
-    /// Make the cluster's certificate authority
-    Ca(ca::Args),
-    /// Make and list join tokens, on an issuer
-    Token(token::Args),
-    /// Enrol this host with a join token
-    Enroll(enroll::Args),
-    /// List the hosts of the mesh
+    Status(status::Args),
     Members(members::Args),
-    /// List services, or the instances of one
     Services(services::Args),
-    /// Leave the mesh gracefully; the agent stops
-    Leave(leave::Args),
-    /// Tell what a mesh name stands for, and where a call to it may go
     Resolve(resolve::Args),
+    Explain(explain::Args),
+    Top(top::Args),
+    Watch(watch::Args),
+    Register(register::Args),
+    Deregister(deregister::Args),
+    Check(check::Args),
+    Maint(maint::Args),
+    Join(join::Args),
+    Leave(leave::Args),
+    ForceLeave(force_leave::Args),
+    Validate(validate::Args),
+    Reload(reload::Args),
+    Ca(ca::Args),
+    Token(token::Args),
+    Enroll(enroll::Args),
+    Completions(completions::Args),
+    /// Print the names that the agent knows, for completion scripts
+    #[command(hide = true)]
+    Complete(completions::LiveArgs),
+    Man(man::Args),
 }
 
 /// Parses the arguments, runs the verb, and says how the process ends.
@@ -94,5 +117,19 @@ fn run(cli: Cli) -> Result<(), CliError> {
         Verb::Services(args) => services::run(args, &globals),
         Verb::Leave(args) => leave::run(args, &globals),
         Verb::Resolve(args) => resolve::run(args, &globals),
+        Verb::Status(args) => status::run(&args, &globals),
+        Verb::Explain(args) => explain::run(&args, &globals),
+        Verb::Top(args) => top::run(&args, &globals),
+        Verb::Watch(args) => watch::run(args, &globals),
+        Verb::Register(args) => register::run(&args, &globals),
+        Verb::Deregister(args) => deregister::run(&args, &globals),
+        Verb::Check(args) => check::run(&args, &globals),
+        Verb::Maint(args) => maint::run(&args, &globals),
+        Verb::Join(args) => join::run(&args, &globals),
+        Verb::ForceLeave(args) => force_leave::run(&args, &globals),
+        Verb::Reload(args) => reload::run(&args, &globals),
+        Verb::Completions(args) => completions::run(&args, Cli::command()),
+        Verb::Complete(args) => completions::complete(&args, &globals),
+        Verb::Man(args) => man::run(&args, Cli::command(), &globals),
     }
 }

@@ -7,6 +7,8 @@ use std::io::{self, Write};
 
 use serde::Serialize;
 
+use super::color::{Color, painted_as};
+
 /// Done.
 pub(super) const EXIT_OK: u8 = 0;
 /// Could not be done; the message says why.
@@ -27,18 +29,25 @@ Exit codes:
   3  no agent answers
   4  what was asked for does not exist";
 
+/// Apart in `--help`, so that a verb's own options stand first.
+const EVERY_VERB: &str = "Options of every verb";
+
 /// What every verb that talks to the agent takes.
 #[derive(Debug, Clone, Default, clap::Args)]
 pub(super) struct Globals {
     /// Where the agent's API is: a socket's path, HOST:PORT or http://HOST:PORT
     ///
     /// Without it, and without WEFT_API: the socket /run/weft/weft.sock, then 127.0.0.1:8500.
-    #[arg(long, global = true, value_name = "ADDRESS")]
+    #[arg(long, global = true, value_name = "ADDRESS", help_heading = EVERY_VERB)]
     pub api: Option<String>,
 
-    /// Print JSON, for programs: one document, stable keys
-    #[arg(long, global = true)]
+    /// Print JSON, for programs: stable keys, and "version": 1 in every object
+    #[arg(long, global = true, help_heading = EVERY_VERB)]
     pub json: bool,
+
+    /// When health is shown in colour; auto is on a terminal, unless NO_COLOR is set
+    #[arg(long, global = true, value_name = "WHEN", value_enum, default_value_t, help_heading = EVERY_VERB)]
+    pub color: Color,
 }
 
 /// Why a verb could not do what it was asked for.
@@ -66,7 +75,10 @@ impl CliError {
 
 impl fmt::Display for CliError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "error: {}", Plain(&self.message))?;
+        // Mistakes of a file are told one a line.
+        for (at, line) in self.message.lines().enumerate() {
+            write!(f, "{}{}", if at == 0 { "error: " } else { "\n" }, Plain(line))?;
+        }
         if !self.advice.is_empty() {
             write!(f, "\n  next: {}", Plain(&self.advice))?;
         }
@@ -95,12 +107,27 @@ fn plain(c: char) -> char {
 #[derive(Debug, Clone, Default)]
 pub(super) struct Table {
     rows: Vec<Vec<String>>,
+    /// Words of health are painted.
+    painted: bool,
 }
+
+/// Columns whose cells are words of health; elsewhere a service may be named `failed`.
+const PAINTED: [&str; 4] = ["HEALTH", "STATE", "MESH", "CALLS"];
 
 impl Table {
     /// A table with a row of headings.
     pub(super) fn new(headings: &[&str]) -> Table {
-        Table { rows: vec![headings.iter().map(|heading| (*heading).to_owned()).collect()] }
+        Table { rows: vec![headings.iter().map(|heading| (*heading).to_owned()).collect()], painted: false }
+    }
+
+    /// The same with its words of health in colour, if `shown`.
+    pub(super) fn painted(self, shown: bool) -> Table {
+        Table { painted: shown, ..self }
+    }
+
+    /// True if there is nothing but headings.
+    pub(super) fn is_empty(&self) -> bool {
+        self.rows.len() < 2
     }
 
     /// Adds a row.
@@ -122,12 +149,17 @@ impl fmt::Display for Table {
                 *width = (*width).max(cell.chars().count());
             }
         }
+        let paints = |at: usize| self.rows.first().and_then(|row| row.get(at)).is_some_and(|h| PAINTED.contains(&&**h));
         for row in &self.rows {
             let Some((last, padded)) = row.split_last() else { continue };
-            for (cell, width) in padded.iter().zip(&widths) {
-                write!(f, "{cell:width$}  ")?;
+            for (at, (cell, width)) in padded.iter().zip(&widths).enumerate() {
+                // Padding is not painted: it would be underlined by some terminals' themes.
+                let gap = width - cell.chars().count() + 2;
+                painted_as(f, cell, cell, self.painted && paints(at))?;
+                write!(f, "{:gap$}", "")?;
             }
-            writeln!(f, "{last}")?;
+            painted_as(f, last, last, self.painted && paints(padded.len()))?;
+            writeln!(f)?;
         }
         Ok(())
     }
@@ -144,12 +176,42 @@ pub(super) fn print(text: &impl fmt::Display) -> Result<(), CliError> {
     }
 }
 
-/// Prints one JSON document to standard output.
-pub(super) fn print_json(value: &impl Serialize) -> Result<(), CliError> {
-    match serde_json::to_string_pretty(value) {
-        Ok(text) => print(&format_args!("{text}\n")),
-        Err(error) => Err(CliError::failed(format!("cannot write JSON: {error}"), "")),
+/// Prints text to standard output; false if its reader has gone, which ends verbs that print on and on.
+pub(super) fn print_line(text: &str) -> Result<bool, CliError> {
+    let mut out = io::stdout().lock();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Ok(()) => Ok(true),
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(false),
+        Err(error) => Err(CliError::failed(format!("cannot write to standard output: {error}"), "")),
     }
+}
+
+/// Raised when a key of the JSON output goes or changes its meaning; new keys do not raise it.
+const JSON_VERSION: u32 = 1;
+
+#[derive(Serialize)]
+struct Versioned<'a, T> {
+    version: u32,
+    #[serde(flatten)]
+    value: &'a T,
+}
+
+/// Prints one JSON object to standard output.
+pub(super) fn print_json(value: &impl Serialize) -> Result<(), CliError> {
+    match serde_json::to_string_pretty(&Versioned { version: JSON_VERSION, value }) {
+        Ok(text) => print(&format_args!("{text}\n")),
+        Err(error) => Err(no_json(&error)),
+    }
+}
+
+/// One JSON object on one line, its end included, for verbs that print one after another.
+pub(super) fn json_line(value: &impl Serialize) -> Result<String, CliError> {
+    let line = serde_json::to_string(&Versioned { version: JSON_VERSION, value }).map_err(|error| no_json(&error))?;
+    Ok(line + "\n")
+}
+
+fn no_json(error: &serde_json::Error) -> CliError {
+    CliError::failed(format!("cannot write JSON: {error}"), "")
 }
 
 /// What tables say about how old they are; on standard error, so that standard output stays a table.
@@ -191,9 +253,31 @@ mod tests {
     }
 
     #[test]
+    fn only_words_of_health_in_their_columns_are_painted_and_columns_stay_aligned() {
+        let mut table = Table::new(&["NAME", "HEALTH", "ID"]);
+        table.row(["critical", "critical", "01"]);
+        table.row(["web", "passing", "02"]);
+        let expected = "NAME      HEALTH    ID\ncritical  \u{1b}[31mcritical\u{1b}[0m  01\n\
+                        web       \u{1b}[32mpassing\u{1b}[0m   02\n";
+        assert_eq!(table.clone().painted(true).to_string(), expected);
+        assert!(!table.painted(false).to_string().contains('\u{1b}'));
+    }
+
+    #[test]
+    fn every_json_object_says_its_version_first() {
+        #[derive(Serialize)]
+        struct Said {
+            left: bool,
+        }
+        assert_eq!(json_line(&Said { left: true }).unwrap(), "{\"version\":1,\"left\":true}\n");
+    }
+
+    #[test]
     fn an_error_says_what_to_do_next() {
         let error = CliError::failed("no agent answers", "start it: systemctl start weft").exiting(EXIT_UNREACHABLE);
         assert_eq!(error.to_string(), "error: no agent answers\n  next: start it: systemctl start weft");
         assert_eq!(error.exit_code, 3);
+        let error = CliError::failed("2 mistakes\nx.toml:1: a\nx.toml:2: b\u{1b}", "");
+        assert_eq!(error.to_string(), "error: 2 mistakes\nx.toml:1: a\nx.toml:2: b\u{fffd}");
     }
 }

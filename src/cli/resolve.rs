@@ -51,7 +51,7 @@ struct Node {
     mesh_reachable: bool,
 }
 
-fn text(resolved: &Resolved) -> String {
+fn text(resolved: &Resolved, painted: bool) -> String {
     let mut text = String::new();
     let name = Plain(&resolved.name);
     // Writing to a String cannot fail.
@@ -68,12 +68,12 @@ fn text(resolved: &Resolved) -> String {
         (None, None) => writeln!(text, "{name} is the real addresses of its instances"),
     };
     if resolved.node.is_none() {
-        instances(&mut text, resolved);
+        instances(&mut text, resolved, painted);
     }
     text
 }
 
-fn instances(text: &mut String, resolved: &Resolved) {
+fn instances(text: &mut String, resolved: &Resolved, painted: bool) {
     let (usable, others): (Vec<&Instance>, Vec<&Instance>) =
         resolved.instances.iter().partition(|instance| instance.usable);
     let _infallible = match usable.len() {
@@ -87,7 +87,7 @@ fn instances(text: &mut String, resolved: &Resolved) {
             let node = format!("  {}{}", instance.node, if instance.local { " (this host)" } else { "" });
             table.row([&*node, &instance.address.to_string(), &instance.zone, instance.health.as_str()]);
         }
-        text.push_str(&table.to_string());
+        text.push_str(&table.painted(painted).to_string());
     }
     if usable.is_empty() && others.is_empty() {
         text.push_str("  it has no instance\n");
@@ -115,7 +115,7 @@ pub(super) fn run(args: Args, globals: &Globals) -> Result<(), CliError> {
         return print_json(&told.value);
     }
     warn_if_stale(told.stale);
-    print(&text(&told.value))
+    print(&text(&told.value, globals.color.shown()))
 }
 
 #[cfg(test)]
@@ -153,14 +153,14 @@ and not to:
   NODE    ADDRESS        WHY NOT
   web-02  10.0.0.1:8080  its host has failed
 ";
-        assert_eq!(text(&resolved(instances)), expected);
+        assert_eq!(text(&resolved(instances), false), expected);
     }
 
     #[test]
     fn a_service_without_a_usable_instance_says_so() {
-        let told = text(&resolved(vec![specimen("web-02", Some("critical: service:billing"))]));
+        let told = text(&resolved(vec![specimen("web-02", Some("critical: service:billing"))]), false);
         assert!(told.contains("A call can go nowhere now:\n  NODE"), "{told}");
-        assert!(text(&resolved(Vec::new())).ends_with("it has no instance\n"));
+        assert!(text(&resolved(Vec::new()), false).ends_with("it has no instance\n"));
     }
 
     #[test]
@@ -173,7 +173,7 @@ and not to:
             mesh_reachable: false,
         };
         let name = "web-01.node.mesh.internal".into();
-        let told = text(&Resolved { name, node: Some(node), vip: None, ..resolved(Vec::new()) });
+        let told = text(&Resolved { name, node: Some(node), vip: None, ..resolved(Vec::new()) }, false);
         let expected = "web-01.node.mesh.internal is 10.0.0.1, a host that is alive, its mesh port unreachable\n";
         assert_eq!(told, expected);
     }

@@ -6,6 +6,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use serde::{Deserialize, Serialize};
 
 use super::client::{Client, encode};
+use super::names;
 use super::output::{CliError, EXIT_NOT_FOUND, Globals, Table, print, print_json, remark, warn_if_stale};
 use crate::model::{Health, MemberState, Protocol};
 
@@ -20,7 +21,7 @@ Examples:
   weft services billing
   weft services billing --json | jq '.services[].instances[] | select(.usable | not)'")]
 pub(super) struct Args {
-    /// Show only this service
+    /// Show only this service, or with TAG.SERVICE those of its instances that carry the tag
     name: Option<String>,
 }
 
@@ -78,12 +79,16 @@ fn table(services: &[Service]) -> Table {
 pub(super) fn run(args: Args, globals: &Globals) -> Result<(), CliError> {
     let Args { name } = args;
     let client = Client::connect(globals.api.clone())?;
-    let path = match &name {
-        Some(name) => format!("/v1/weft/services?name={}", encode(name)),
+    let named = name.as_ref().map(|name| names::service(&client, name)).transpose()?;
+    let path = match &named {
+        Some(named) => format!("/v1/weft/services?name={}", encode(&named.service)),
         None => "/v1/weft/services".to_owned(),
     };
     let told = client.get_json::<Vec<Service>>(&path)?;
-    let (freshness, stale, services) = (told.freshness(), told.stale, told.value);
+    let (freshness, stale, mut services) = (told.freshness(), told.stale, told.value);
+    if let Some(tag) = named.and_then(|named| named.tag) {
+        services.iter_mut().for_each(|service| service.instances.retain(|instance| instance.tags.contains(&tag)));
+    }
     if let (Some(name), true) = (&name, services.is_empty()) {
         let advice = "`weft services` lists those that are; new ones are described in /etc/weft/services.d/";
         return Err(CliError::failed(format!("no service {name:?} is known"), advice).exiting(EXIT_NOT_FOUND));
@@ -96,7 +101,7 @@ pub(super) fn run(args: Args, globals: &Globals) -> Result<(), CliError> {
         let name = &service.name;
         remark(&format!("{name}: hosts disagree about its port or protocol; the lowest node id's is used\n"));
     }
-    print(&table(&services))
+    print(&table(&services).painted(globals.color.shown()))
 }
 
 #[cfg(test)]

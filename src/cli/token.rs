@@ -63,6 +63,11 @@ struct Created {
     info: TokenInfo,
 }
 
+#[derive(Serialize)]
+struct Listing {
+    tokens: Vec<TokenInfo>,
+}
+
 pub(super) fn run(args: &Args, globals: &Globals) -> Result<(), CliError> {
     match &args.verb {
         Verb::Create(args) => create(args, globals),
@@ -83,7 +88,7 @@ fn create(args: &Create, globals: &Globals) -> Result<(), CliError> {
 fn list(args: &List, globals: &Globals) -> Result<(), CliError> {
     let tokens = token_list(&args.data_dir).map_err(|error| CliError::failed(error.to_string(), ""))?;
     if globals.json {
-        return print_json(&tokens);
+        return print_json(&Listing { tokens });
     }
     let mut table = Table::new(&["ID", "EXPIRES", "USES LEFT", "SERVICES", "NODE", "ENROLLED"]);
     for token in &tokens {

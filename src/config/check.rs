@@ -1,4 +1,5 @@
-//! One check of a service definition, in Weft's own form or in Consul's, to a [`CheckDefinition`].
+//! One check, in Weft's own form or in Consul's, to a [`CheckDefinition`]: its name, its times and how many attempts make
+//! a verdict. What it does is `check_kind`'s.
 
 use std::ops::RangeInclusive;
 use std::time::Duration;
@@ -8,18 +9,25 @@ use crate::model::{Health, Instance, ServiceId};
 use super::document::Place;
 use super::section::{Fault, Section, Spot};
 use super::service::Form;
-use super::{CheckDefinition, CheckKind, ConfigError, consul, reading, value};
+use super::{CheckDefinition, CheckKind, ConfigError, check_kind, consul, duration, reading, value};
 
 const INTERVAL: Duration = Duration::from_secs(10);
 const TIMEOUT: Duration = Duration::from_secs(5);
+/// Consul's, in its form.
+const CONSUL_TIMEOUT: Duration = Duration::from_secs(10);
 /// Ten attempts a second are as many as a check may cost.
 const INTERVAL_RANGE: RangeInclusive<Duration> = Duration::from_millis(100)..=Duration::from_secs(86_400);
 /// A local answer takes a fraction of this.
 const TIMEOUT_RANGE: RangeInclusive<Duration> = Duration::from_millis(10)..=Duration::from_secs(3600);
+const DEREGISTER_AFTER_MAX: Duration = Duration::from_secs(365 * 86_400);
+/// Consul's least; what is shorter counts as this, as there.
+const DEREGISTER_AFTER_MIN: Duration = Duration::from_secs(60);
 /// With more in a row than this the check never speaks.
 const THRESHOLD_MAX: u32 = 1000;
-/// Ids and names of checks travel in the record, 64 of them at most.
-const NAME_BYTES_MAX: usize = 80;
+/// Ids and names of checks travel in the record; `rules` holds their sum to what fits.
+const NAME_BYTES_MAX: usize = 255;
+/// Notes stay on this host.
+const NOTES_BYTES_MAX: usize = 4096;
 
 /// A check that may not have its id yet: that takes the service's.
 #[derive(Debug)]
@@ -28,65 +36,85 @@ pub(super) struct CheckRead {
     pub(super) place: Place,
     id: Option<String>,
     name: Option<String>,
-    kind: CheckKind,
-    times: Times,
-    thresholds: Thresholds,
+    /// Without a name: that is given in the end.
+    definition: CheckDefinition,
 }
 
+/// A check that stands beside services, not within one.
 #[derive(Debug)]
-struct Times {
-    interval: Duration,
-    timeout: Duration,
-}
-
-#[derive(Debug)]
-struct Thresholds {
-    success_before_passing: u32,
-    failures_before_warning: u32,
-    failures_before_critical: u32,
-    initial: Health,
+pub(super) struct LooseCheck {
+    /// Where it begins.
+    pub(super) place: Place,
+    /// The id of its service; `None` is the host's.
+    pub(super) service: Option<Spot<ServiceId>>,
+    /// The check.
+    pub(super) definition: CheckDefinition,
 }
 
 /// Reads one table. `None` if there is no saying what to do; the reasons are among the errors then.
 pub(super) fn read(mut section: Section, form: Form, errors: &mut Vec<ConfigError>) -> Option<CheckRead> {
     let place = section.place().clone();
-    if form == Form::Consul {
+    if form.is_consul() {
         consul::set_aside_check_keys(&mut section, errors);
     }
     let id = section.text("id", errors, short_text);
     let name = section.text("name", errors, short_text);
-    let kind = kind(&mut section, errors);
-    let times = times(&mut section, errors);
-    let thresholds = thresholds(&mut section, form, errors);
+    let notes = section.text("notes", errors, notes);
+    let kind = check_kind::read(&mut section, form, errors);
+    if let Some(kind @ (CheckKind::Ttl { .. } | CheckKind::Alias { .. })) = &kind {
+        refuse_keys_of_attempts(&mut section, form, kind, errors);
+    }
+    let (interval, timeout) = times(&mut section, form, errors);
+    let [success_before_passing, failures_before_warning, failures_before_critical] =
+        thresholds(&mut section, form, errors);
+    let initial = section.text(if form.is_consul() { "status" } else { "initial" }, errors, health);
+    let deregister_after = deregister_after(&mut section, form, errors);
     section.finish(errors);
-    Some(CheckRead {
-        place,
-        id: id.map(|spot| spot.value),
-        name: name.map(|spot| spot.value),
+    let definition = CheckDefinition {
+        id: String::new(),
+        name: String::new(),
+        notes: notes.map(|spot| spot.value).unwrap_or_default(),
         kind: kind?,
-        times,
-        thresholds,
-    })
+        interval,
+        timeout,
+        success_before_passing,
+        failures_before_warning,
+        failures_before_critical,
+        initial: initial.map_or(Health::Critical, |spot| spot.value),
+        deregister_after,
+    };
+    Some(CheckRead { place, id: id.map(|spot| spot.value), name: name.map(|spot| spot.value), definition })
+}
+
+/// Reads a check that stands beside services: it has to say its name, and may say whose it is.
+pub(super) fn read_loose(mut section: Section, form: Form, errors: &mut Vec<ConfigError>) -> Option<LooseCheck> {
+    // Within Weft's own form it is the host's: a service's stands in its `[[service.check]]`.
+    let service = match form.is_consul() {
+        true => section.text("service_id", errors, value::name::<ServiceId>),
+        false => None,
+    };
+    let advice = format!("add {}", section.written("name", r#""disk""#));
+    let CheckRead { place, id, name, definition } = read(section, form, errors)?;
+    let (id, name) = match (id, name) {
+        (Some(id), Some(name)) => (id, name),
+        (None, Some(name)) => (name.clone(), name),
+        // Consul asks for it in its API, and does without in its own examples of files.
+        (Some(id), None) if form != Form::Api => (id.clone(), id),
+        _ => {
+            errors.push(place.error("a check without `name`", advice));
+            return None;
+        }
+    };
+    Some(LooseCheck { place, service, definition: CheckDefinition { id, name, ..definition } })
 }
 
 /// Gives every check its id and name, as Consul does where the file gives none.
 pub(super) fn named(reads: Vec<CheckRead>, instance: &Instance) -> Vec<CheckDefinition> {
     let alone = reads.len() == 1;
-    let named = |(index, read): (usize, CheckRead)| {
-        let CheckRead { id, name, kind, times, thresholds, .. } = read;
-        CheckDefinition {
-            id: id.unwrap_or_else(|| default_id(&instance.id, (!alone).then_some(index + 1))),
-            name: name.unwrap_or_else(|| format!("Service '{}' check", instance.service)),
-            kind,
-            interval: times.interval,
-            timeout: times.timeout,
-            success_before_passing: thresholds.success_before_passing,
-            failures_before_warning: thresholds.failures_before_warning,
-            failures_before_critical: thresholds.failures_before_critical,
-            initial: thresholds.initial,
-            notes: String::new(),
-            deregister_after: None,
-        }
+    let named = |(index, read): (usize, CheckRead)| CheckDefinition {
+        id: read.id.unwrap_or_else(|| default_id(&instance.id, (!alone).then_some(index + 1))),
+        name: read.name.unwrap_or_else(|| format!("Service '{}' check", instance.service)),
+        ..read.definition
     };
     reads.into_iter().enumerate().map(named).collect()
 }
@@ -103,36 +131,37 @@ fn short_text(text: &str) -> Result<String, Fault> {
         return Ok(text.to_owned());
     }
     let advice = format!("write 1 to {NAME_BYTES_MAX} printable bytes, or leave the key out");
-    Err(Fault::new(format!("{text:?} cannot name a check"), advice))
+    Err(Fault::new(format!("{:?} cannot name a check", value::start_of(text)), advice))
 }
 
-fn kind(section: &mut Section, errors: &mut Vec<ConfigError>) -> Option<CheckKind> {
-    let given = [section.has("http"), section.has("tcp")];
-    let http = section.text("http", errors, |text| {
-        let (target, path) = value::http_url(text)?;
-        Ok(CheckKind::Http {
-            url: text.to_owned(),
-            target,
-            path,
-            method: "GET".into(),
-            headers: Vec::new(),
-            body: String::new(),
-            tls: None,
-        })
-    });
-    let tcp = section.text("tcp", errors, |text| Ok(CheckKind::Tcp { target: value::tcp_target(text)?, tls: None }));
-    let advice = r#"give it http = "http://127.0.0.1:8080/health" or tcp = "127.0.0.1:8080""#;
-    match given {
-        [true, true] => {
-            errors.push(section.place().error("a check with both `http` and `tcp`", "make two checks of it"));
-        }
-        [false, false] => errors.push(section.place().error("a check that does nothing", advice)),
-        _ => {}
+fn notes(text: &str) -> Result<String, Fault> {
+    if text.len() <= NOTES_BYTES_MAX {
+        return Ok(text.to_owned());
     }
-    http.or(tcp).map(|spot| spot.value)
+    Err(Fault::new(format!("{} bytes of notes", text.len()), format!("keep at most {NOTES_BYTES_MAX}")))
 }
 
-fn times(section: &mut Section, errors: &mut Vec<ConfigError>) -> Times {
+/// Nothing is tried for these: what would say how often and how many in a row is a mistake. Consul ignores most of it.
+fn refuse_keys_of_attempts(section: &mut Section, form: Form, kind: &CheckKind, errors: &mut Vec<ConfigError>) {
+    const KEYS: [&str; 5] =
+        ["interval", "timeout", "success_before_passing", "failures_before_warning", "failures_before_critical"];
+    for key in KEYS {
+        let Some(field) = section.set_aside(key) else { continue };
+        let refused_by_consul = key == "interval" && matches!(kind, CheckKind::Ttl { .. });
+        if !form.is_consul() || (refused_by_consul && !duration::is_zero(&field.node.value)) {
+            let message = format!("`{}` in a check of the kind {}", section.named(key), kind.as_str());
+            errors.push(field.place.error(message, "remove it: nothing is tried for such a check"));
+        }
+    }
+}
+
+fn times(section: &mut Section, form: Form, errors: &mut Vec<ConfigError>) -> (Duration, Duration) {
+    if form.is_consul() {
+        // Consul's timeouts may outlast the interval; the next attempt then waits for the last.
+        let interval = section.go_duration("interval", INTERVAL_RANGE, errors).map_or(INTERVAL, |spot| spot.value);
+        let timeout = section.go_duration("timeout", TIMEOUT_RANGE, errors).map_or(CONSUL_TIMEOUT, |spot| spot.value);
+        return (interval, timeout);
+    }
     let interval = section.duration("interval", INTERVAL_RANGE, errors).map_or(INTERVAL, |spot| spot.value);
     let timeout = match section.duration("timeout", TIMEOUT_RANGE, errors) {
         Some(Spot { value, place }) if value > interval => {
@@ -144,32 +173,40 @@ fn times(section: &mut Section, errors: &mut Vec<ConfigError>) -> Times {
         Some(spot) => spot.value,
         None => interval.min(TIMEOUT),
     };
-    Times { interval, timeout }
+    (interval, timeout)
 }
 
-fn thresholds(section: &mut Section, form: Form, errors: &mut Vec<ConfigError>) -> Thresholds {
+/// Successes before passing, failures before warning, failures before critical.
+fn thresholds(section: &mut Section, form: Form, errors: &mut Vec<ConfigError>) -> [u32; 3] {
     // Consul counts "0 failures before" and "1 failure before" alike.
-    let least = if form == Form::Consul { 0 } else { 1 };
+    let least = if form.is_consul() { 0 } else { 1 };
     let mut number = |key| section.number(key, least..=THRESHOLD_MAX, errors);
     let success = number("success_before_passing").map_or(1, |spot| spot.value);
     let critical = number("failures_before_critical").map_or(1, |spot| spot.value).max(1);
-    let warning = number("failures_before_warning");
-    let initial = section.text(if form == Form::Consul { "status" } else { "initial" }, errors, health);
-    let warning = match warning {
+    let warning = match number("failures_before_warning") {
         Some(Spot { value, place }) if value > critical => {
             let message = format!("failures_before_warning = {value} comes after critical at {critical}");
             errors.push(place.error(message, "make it at most `failures_before_critical`"));
             critical
         }
-        Some(spot) => spot.value.max(1),
-        None => critical,
+        // In Consul's form 0 is what its clients write for nothing.
+        Some(Spot { value: 0, .. }) | None => critical,
+        Some(spot) => spot.value,
     };
-    Thresholds {
-        success_before_passing: success.max(1),
-        failures_before_warning: warning,
-        failures_before_critical: critical,
-        initial: initial.map_or(Health::Critical, |spot| spot.value),
+    [success.max(1), warning, critical]
+}
+
+fn deregister_after(section: &mut Section, form: Form, errors: &mut Vec<ConfigError>) -> Option<Duration> {
+    const KEY: &str = "deregister_critical_service_after";
+    if form == Form::Api {
+        let after = section.go_duration(KEY, Duration::ZERO..=DEREGISTER_AFTER_MAX, errors)?;
+        return Some(after.value.max(DEREGISTER_AFTER_MIN));
     }
+    let field = section.set_aside(KEY)?;
+    let message = format!("`{}` in a file", section.named(KEY));
+    let advice = "remove it: a critical service takes no calls, and stays until its file goes";
+    errors.push(field.place.error(message, advice));
+    None
 }
 
 fn health(text: &str) -> Result<Health, Fault> {

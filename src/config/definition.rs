@@ -30,7 +30,7 @@ pub struct CheckDefinition {
     pub kind: CheckKind,
     /// From one start to the next.
     pub interval: Duration,
-    /// When an attempt counts as failed; at most `interval`.
+    /// When an attempt counts as failed; at most `interval` but in Consul's form.
     pub timeout: Duration,
     /// Successes in a row that make it passing; at least 1.
     pub success_before_passing: u32,

@@ -10,7 +10,8 @@ pub struct Difference {
     pub services_set: Vec<ServiceId>,
     /// Services that are gone.
     pub services_removed: Vec<ServiceId>,
-    /// Keys that changed and are taken over at once: `node.zone`, `node.meta`, `cluster.seeds`.
+    /// Keys that changed and are taken over at once: `node.zone`, `node.meta`, `cluster.seeds`, `checks.scripts`, and
+    /// `check`, the checks of the host.
     pub live: Vec<String>,
     /// Keys that changed and wait for a restart. Whole sections are told key by key.
     pub restart: Vec<String>,
@@ -31,6 +32,8 @@ impl Config {
             ("node.zone", old.node.zone == new.node.zone),
             ("node.meta", old.node.meta == new.node.meta),
             ("cluster.seeds", old.cluster.seeds == new.cluster.seeds),
+            ("checks.scripts", old.scripts_allowed == new.scripts_allowed),
+            ("check", old.checks == new.checks),
         ];
         let restart = [
             ("data_dir", old.data_dir == new.data_dir),
@@ -51,6 +54,8 @@ impl Config {
             ("proxy.workers", old.proxy.workers == new.proxy.workers),
             ("proxy.idle_timeout", old.proxy.idle_timeout == new.proxy.idle_timeout),
             ("proxy.connect_timeout", old.proxy.connect_timeout == new.proxy.connect_timeout),
+            ("proxy.request_timeout", old.proxy.request_timeout == new.proxy.request_timeout),
+            ("proxy.access_log", old.proxy.access_log == new.proxy.access_log),
             ("api.listen", old.api.listen == new.api.listen),
             ("api.socket", old.api.socket == new.api.socket),
             ("log.format", old.log.format == new.log.format),

@@ -114,12 +114,13 @@ pub(super) fn parse_toml(file: &Path, text: &str) -> (Vec<Field>, Vec<ConfigErro
 }
 
 /// Reads JSON. The tree is empty if there is an error: JSON does not recover.
-pub(super) fn parse_json(file: &Path, text: &str) -> (Vec<Field>, Vec<ConfigError>) {
+/// `form` is what to write where it is no object.
+pub(super) fn parse_json(file: &Path, text: &str, form: &str) -> (Vec<Field>, Vec<ConfigError>) {
     match json::parse(file, text) {
         Ok(Node { value: Value::Table(fields), .. }) => (fields, Vec::new()),
         Ok(node) => {
-            let message = format!("the file holds {}, not an object", node.value.kind());
-            (Vec::new(), vec![node.place.error(message, r#"write {"service": {"name": "...", "port": ...}}"#)])
+            let message = format!("it holds {}, not an object", node.value.kind());
+            (Vec::new(), vec![node.place.error(message, form)])
         }
         Err(error) => (Vec::new(), vec![error]),
     }
@@ -219,7 +220,7 @@ mod tests {
         #[test]
         fn no_text_panics_either_parser(text in "[\\[\\]{}=\"'.,:a-c0-9#\\\\ \n\u{e9}-]{0,60}") {
             let _ = parse_toml(Path::new("x"), &text);
-            let _ = parse_json(Path::new("x"), &text);
+            let _ = parse_json(Path::new("x"), &text, "");
         }
     }
 }

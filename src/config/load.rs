@@ -4,10 +4,11 @@ use std::fs::{self, File};
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
+use super::consul::Found;
 use super::document::{self, FILE_BYTES_MAX, Place};
 use super::section::Section;
-use super::service::{self, Form, ServiceRead};
-use super::{Config, ConfigError, ConfigErrors, ServiceDefinition, consul, reading, rules};
+use super::service::{self, Form};
+use super::{Config, ConfigError, ConfigErrors, ServiceDefinition, check, consul, reading, rules};
 
 /// A directory with more files than this is not a `services.d`.
 const FILES_MAX: usize = 10_000;
@@ -48,15 +49,19 @@ impl Config {
         let top = Section::new("", Place::whole(path), fields);
         let mut found = Vec::new();
         let mut draft = reading::read(path, top, &mut found);
-        let mut services = std::mem::take(&mut draft.services);
+        let (mut services, mut checks) = (std::mem::take(&mut draft.services), std::mem::take(&mut draft.checks));
         keep_what_tells(syntax, found, &mut errors);
         for (file, text) in service_texts {
-            services.extend(read_services(file, text, &mut errors));
+            let found = read_services(file, text, &mut errors);
+            services.extend(found.services);
+            checks.extend(found.checks);
         }
-        rules::check(&draft, &services, &mut errors);
+        let checks = consul::attach(checks, &mut services, &mut errors);
+        rules::check(&draft, &services, &checks, &mut errors);
         if errors.is_empty() {
-            let definitions: Vec<ServiceDefinition> = services.into_iter().map(|service| service.definition).collect();
-            return Ok(Config { services: definitions, ..draft.config });
+            let services: Vec<ServiceDefinition> = services.into_iter().map(|service| service.definition).collect();
+            let checks = checks.into_iter().map(|check| check.definition).collect();
+            return Ok(Config { services, checks, ..draft.config });
         }
         errors.sort_by_key(|error| (file_order(path, service_texts, error), error.line));
         Err(ConfigErrors(errors))
@@ -70,22 +75,24 @@ fn file_order(path: &Path, service_texts: &[(PathBuf, String)], error: &ConfigEr
     service_texts.iter().position(|(file, _)| *file == error.file).map_or(usize::MAX, |at| at + 1)
 }
 
-fn read_services(file: &Path, text: &str, errors: &mut Vec<ConfigError>) -> Vec<ServiceRead> {
+fn read_services(file: &Path, text: &str, errors: &mut Vec<ConfigError>) -> Found {
     let mut found = Vec::new();
     let place = Place::whole(file);
     if file.extension().is_some_and(|extension| extension == "json") {
-        let (fields, syntax) = document::parse_json(file, text);
+        let (fields, syntax) = document::parse_json(file, text, r#"write {"service": {"name": "...", "port": ...}}"#);
         let is_whole = syntax.is_empty();
         errors.extend(syntax);
-        return if is_whole { consul::read(&place, fields, errors) } else { Vec::new() };
+        return if is_whole { consul::read(&place, fields, errors) } else { Found::default() };
     }
     let (fields, syntax) = document::parse_toml(file, text);
     let mut top = Section::new("", place, fields);
     let tables = top.sections("service", &mut found);
     let services = tables.into_iter().filter_map(|table| service::read(table, Form::Weft, &mut found)).collect();
+    let tables = top.sections("check", &mut found);
+    let checks = tables.into_iter().filter_map(|table| check::read_loose(table, Form::Weft, &mut found)).collect();
     top.finish(&mut found);
     keep_what_tells(syntax, found, errors);
-    services
+    Found { services, checks }
 }
 
 /// A line that is not TOML tells that; what its remains look like to the reader tells nothing.

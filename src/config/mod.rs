@@ -3,17 +3,21 @@
 //!
 //! The way through: `load` finds the files, `document` turns TOML or JSON text into one tree that knows its lines,
 //! `reading`, `service` and `check` take typed values out of it through `section`, `rules` holds them against each other;
-//! `settings` and `definition` are what comes out.
+//! `settings` and `definition` are what comes out. `consul` makes Consul's form readable to the same readers, and
+//! `registration` gives them the bodies of the API.
 
 mod check;
+mod check_kind;
 mod consul;
 mod definition;
 mod difference;
 mod document;
+mod duration;
 mod error;
 mod json;
 mod load;
 mod reading;
+mod registration;
 mod rules;
 mod section;
 mod service;
@@ -27,19 +31,9 @@ pub use definition::{CheckDefinition, CheckKind, CheckRegistration, CheckTarget,
 pub use difference::Difference;
 pub use error::{ConfigError, ConfigErrors};
 pub use reading::default_advertise;
+pub use registration::{check_registration, service_registration};
+pub use rules::CHECKS_MAX;
 pub use settings::{
     AccessLog, ApiConfig, Capture, ClusterConfig, Config, DELIVERY_SOURCE, DnsConfig, GossipConfig, LogConfig,
     LogFormat, MeshConfig, NodeConfig, ProxyConfig, Upstreams,
 };
-
-/// Reads the body of `PUT /v1/agent/service/register`: Consul's form, keys in snake or Camel case.
-pub fn service_registration(json: &[u8]) -> Result<ServiceDefinition, ConfigErrors> {
-    let _ = json;
-    Err(ConfigErrors(Vec::new()))
-}
-
-/// Reads the body of `PUT /v1/agent/check/register`.
-pub fn check_registration(json: &[u8]) -> Result<CheckRegistration, ConfigErrors> {
-    let _ = json;
-    Err(ConfigErrors(Vec::new()))
-}

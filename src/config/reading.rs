@@ -11,11 +11,12 @@ use tracing_subscriber::filter::{LevelFilter, Targets};
 
 use crate::model::NodeName;
 
+use super::check::{self, LooseCheck};
 use super::section::{Fault, Section, Spot};
-use super::service::ServiceRead;
+use super::service::{Form, ServiceRead};
 use super::{
-    ApiConfig, Capture, ClusterConfig, Config, ConfigError, DnsConfig, GossipConfig, LogConfig, LogFormat, MeshConfig,
-    NodeConfig, ProxyConfig, Upstreams, service, value,
+    AccessLog, ApiConfig, Capture, ClusterConfig, Config, ConfigError, DnsConfig, GossipConfig, LogConfig, LogFormat,
+    MeshConfig, NodeConfig, ProxyConfig, Upstreams, service, value,
 };
 
 const CLUSTER_NAME: &str = "weft";
@@ -29,11 +30,15 @@ const DNS_PORT: u16 = 8600;
 const CAPTURE_PORT: u16 = 15001;
 const IDLE_TIMEOUT: Duration = Duration::from_secs(3600);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Database clients keep connections idle for hours; a day is as good as never.
 const IDLE_TIMEOUT_RANGE: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(7 * 86_400);
 /// Below 10 ms a healthy host in the next city looks dead; above a minute a caller has given up.
 const CONNECT_TIMEOUT_RANGE: RangeInclusive<Duration> = Duration::from_millis(10)..=Duration::from_secs(60);
+/// Past an hour without the beginning of a response nobody waits for one.
+pub(super) const REQUEST_TIMEOUT_RANGE: RangeInclusive<Duration> =
+    Duration::from_millis(10)..=Duration::from_secs(3600);
 /// More threads than any host has cores.
 const WORKERS_MAX: usize = 1024;
 /// Zones and metadata travel in the node record: small enough that a record always fits its envelope.
@@ -63,6 +68,8 @@ pub(super) struct Draft {
     pub(super) vip_range: Spot<Ipv4Net>,
     /// Services of `[[service]]` in the file itself.
     pub(super) services: Vec<ServiceRead>,
+    /// Checks of `[[check]]` in the file itself.
+    pub(super) checks: Vec<LooseCheck>,
 }
 
 /// Reads the whole of `weft.toml`.
@@ -79,11 +86,15 @@ pub(super) fn read(path: &Path, mut top: Section, errors: &mut Vec<ConfigError>)
     let (proxy, vip_range) = proxy(top.section("proxy", errors), &mut listeners, errors);
     let api = api(top.section("api", errors), &mut listeners, errors);
     let log = log(top.section("log", errors), errors);
+    let mut checks_section = top.section("checks", errors);
+    let scripts_allowed = checks_section.boolean("scripts", errors).unwrap_or(false);
+    checks_section.finish(errors);
     let tables = top.sections("service", errors);
-    let services = tables.into_iter().filter_map(|table| service::read(table, service::Form::Weft, errors)).collect();
+    let services = tables.into_iter().filter_map(|table| service::read(table, Form::Weft, errors)).collect();
+    let tables = top.sections("check", errors);
+    let checks = tables.into_iter().filter_map(|table| check::read_loose(table, Form::Weft, errors)).collect();
     top.finish(errors);
     let path = path.to_path_buf();
-    let (checks, scripts_allowed, services_none) = (Vec::new(), false, Vec::new());
     let config = Config {
         node,
         cluster,
@@ -94,12 +105,12 @@ pub(super) fn read(path: &Path, mut top: Section, errors: &mut Vec<ConfigError>)
         api,
         log,
         data_dir,
-        checks,
+        checks: Vec::new(),
         scripts_allowed,
-        services: services_none,
+        services: Vec::new(),
         path,
     };
-    Draft { config, listeners, vip_range, services }
+    Draft { config, listeners, vip_range, services, checks }
 }
 
 fn node(mut section: Section, errors: &mut Vec<ConfigError>) -> NodeConfig {
@@ -242,6 +253,8 @@ fn proxy(
     let capture = section.text("capture", errors, capture);
     let idle = section.duration("idle_timeout", IDLE_TIMEOUT_RANGE, errors);
     let connect = section.duration("connect_timeout", CONNECT_TIMEOUT_RANGE, errors);
+    let request = section.duration("request_timeout", REQUEST_TIMEOUT_RANGE, errors);
+    let access_log = section.text("access_log", errors, access_log);
     let config = ProxyConfig {
         vip_range: vip_range.value,
         capture: capture.map_or(Capture::Auto, |spot| spot.value),
@@ -256,8 +269,8 @@ fn proxy(
         workers: section.number("workers", 0..=WORKERS_MAX, errors).map_or(0, |spot| spot.value),
         idle_timeout: idle.map_or(IDLE_TIMEOUT, |spot| spot.value),
         connect_timeout: connect.map_or(CONNECT_TIMEOUT, |spot| spot.value),
-        request_timeout: std::time::Duration::from_secs(60),
-        access_log: super::AccessLog::Off,
+        request_timeout: request.map_or(REQUEST_TIMEOUT, |spot| spot.value),
+        access_log: access_log.map_or(AccessLog::Off, |spot| spot.value),
     };
     section.finish(errors);
     (config, vip_range)
@@ -269,6 +282,15 @@ fn capture(text: &str) -> Result<Capture, Fault> {
         "redirect" => Ok(Capture::Redirect),
         "bind" => Ok(Capture::Bind),
         _ => Err(one_of(text, "capture", &["auto", "redirect", "bind"])),
+    }
+}
+
+fn access_log(text: &str) -> Result<AccessLog, Fault> {
+    match text {
+        "off" => Ok(AccessLog::Off),
+        "text" => Ok(AccessLog::Text),
+        "json" => Ok(AccessLog::Json),
+        _ => Err(one_of(text, "access log", &["off", "text", "json"])),
     }
 }
 
@@ -295,7 +317,8 @@ fn api(mut section: Section, listeners: &mut Vec<Spot<Listener>>, errors: &mut V
     ApiConfig { listen, socket: socket.map_or_else(|| Some(API_SOCKET.into()), |spot| spot.value) }
 }
 
-fn absolute_path(text: &str) -> Result<PathBuf, Fault> {
+/// A path that does not depend on where the agent was started.
+pub(super) fn absolute_path(text: &str) -> Result<PathBuf, Fault> {
     let path = PathBuf::from(text);
     if path.is_absolute() && !text.contains('\0') {
         return Ok(path);

@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
-use super::ConfigError;
 use super::document::{Field, Node, Place, Value};
+use super::{ConfigError, duration};
 
 /// A value that remembers where it stood, for mistakes that only show beside other values.
 #[derive(Debug, Clone)]
@@ -40,6 +40,7 @@ pub(super) struct Section {
     place: Place,
     fields: Vec<Field>,
     asked: Vec<&'static str>,
+    json: bool,
 }
 
 /// Names closer than this to what was written are offered as what was meant (Jaro-Winkler, as clap does).
@@ -48,7 +49,26 @@ const SIMILARITY_MIN: f64 = 0.75;
 impl Section {
     /// A table; `name` is what its keys are called under, empty at the top.
     pub(super) fn new(name: &str, place: Place, fields: Vec<Field>) -> Section {
-        Section { name: name.to_owned(), place, fields, asked: Vec::new() }
+        Section { name: name.to_owned(), place, fields, asked: Vec::new(), json: false }
+    }
+
+    /// The same, with advice that writes JSON.
+    pub(super) fn in_json(self) -> Section {
+        Section { json: true, ..self }
+    }
+
+    fn inner(&self, name: &str, place: Place, fields: Vec<Field>) -> Section {
+        Section { json: self.json, ..Section::new(name, place, fields) }
+    }
+
+    /// A key and its value in the file's language, for advice.
+    pub(super) fn written(&self, key: &str, value: &str) -> String {
+        if self.json { format!(r#""{key}": {value}"#) } else { format!("{key} = {value}") }
+    }
+
+    /// True if nothing is in it.
+    pub(super) fn is_empty(&self) -> bool {
+        self.fields.is_empty()
     }
 
     /// Where the table begins.
@@ -78,6 +98,11 @@ impl Section {
         Some(self.fields.remove(at))
     }
 
+    /// The same for a key that says nothing.
+    pub(super) fn set_aside_if(&mut self, key: &str, says_nothing: impl Fn(&Value) -> bool) {
+        self.fields.retain(|field| field.key != key || !says_nothing(&field.node.value));
+    }
+
     /// Reads a key's other name as the key, unless that is there too.
     pub(super) fn rename(&mut self, other: &str, key: &str) {
         if let (false, Some(field)) = (self.has(key), self.fields.iter_mut().find(|field| field.key == other)) {
@@ -88,14 +113,15 @@ impl Section {
     /// A table; an absent one reads as empty.
     pub(super) fn section(&mut self, key: &'static str, errors: &mut Vec<ConfigError>) -> Section {
         let name = self.named(key);
+        let form = if self.json { self.written(key, "{...}") } else { format!("[{name}]") };
         match self.take(key) {
-            None => Section::new(&name, self.place.clone(), Vec::new()),
+            None => self.inner(&name, self.place.clone(), Vec::new()),
             Some(Field { node: Node { value: Value::Table(fields), .. }, place, .. }) => {
-                Section::new(&name, place, fields)
+                self.inner(&name, place, fields)
             }
             Some(field) => {
-                errors.push(wrong_kind(&name, &field.node, "a table", &format!("[{name}]")));
-                Section::new(&name, field.place, Vec::new())
+                errors.push(wrong_kind(&name, &field.node, "a table", &form));
+                self.inner(&name, field.place, Vec::new())
             }
         }
     }
@@ -108,11 +134,12 @@ impl Section {
             Node { value: Value::List(nodes), .. } => nodes,
             node => vec![node],
         };
+        let form = if self.json { self.written(key, "[{...}]") } else { format!("[[{name}]]") };
         let mut sections = Vec::new();
         for node in nodes {
             match node.value {
-                Value::Table(fields) => sections.push(Section::new(&name, node.place, fields)),
-                _ => errors.push(wrong_kind(&name, &node, "a table", &format!("[[{name}]]"))),
+                Value::Table(fields) => sections.push(self.inner(&name, node.place, fields)),
+                _ => errors.push(wrong_kind(&name, &node, "a table", &form)),
             }
         }
         sections
@@ -127,7 +154,7 @@ impl Section {
     ) -> Option<Spot<T>> {
         let name = self.named(key);
         let node = self.take(key)?.node;
-        read_text(&name, node, &format!(r#"{key} = "...""#), errors, parse)
+        read_text(&name, node, &self.written(key, r#""...""#), errors, parse)
     }
 
     /// A list of texts that `parse` accepts; those it refuses are left out.
@@ -138,7 +165,7 @@ impl Section {
         parse: impl Fn(&str) -> Result<T, Fault>,
     ) -> Option<Vec<Spot<T>>> {
         let name = self.named(key);
-        let form = format!(r#"{key} = ["...", "..."]"#);
+        let form = self.written(key, r#"["...", "..."]"#);
         match self.take(key)?.node {
             Node { value: Value::List(nodes), .. } => {
                 Some(nodes.into_iter().filter_map(|node| read_text(&name, node, &form, errors, &parse)).collect())
@@ -162,7 +189,7 @@ impl Section {
     {
         let name = self.named(key);
         let node = self.take(key)?.node;
-        let form = format!("{key} = {}, without quotes", range.start());
+        let form = self.written(key, &format!("{}, without quotes", range.start()));
         let Value::Integer(number) = node.value else {
             errors.push(wrong_kind(&name, &node, "a whole number", &form));
             return None;
@@ -184,7 +211,7 @@ impl Section {
         if let Value::Boolean(value) = node.value {
             return Some(value);
         }
-        errors.push(wrong_kind(&name, &node, "true or false", &format!("{key} = true, without quotes")));
+        errors.push(wrong_kind(&name, &node, "true or false", &self.written(key, "true, without quotes")));
         None
     }
 
@@ -205,6 +232,70 @@ impl Section {
         read_text(&name, node, &format!(r#"{key} = "5s""#), errors, |text| parse_duration(text, &range))
     }
 
+    /// The same as Consul has it: Go's text, or bare nanoseconds. Nothing (`0`) reads as if the key were not there.
+    pub(super) fn go_duration(
+        &mut self,
+        key: &'static str,
+        range: RangeInclusive<Duration>,
+        errors: &mut Vec<ConfigError>,
+    ) -> Option<Spot<Duration>> {
+        let name = self.named(key);
+        let node = self.take(key)?.node;
+        let found = match &node.value {
+            Value::Text(text) => duration::from_go(text),
+            Value::Integer(nanoseconds) => duration::from_nanoseconds(*nanoseconds),
+            _ => None,
+        };
+        let Some(found) = found else {
+            let what = match &node.value {
+                Value::Text(text) => format!("{name}: {text:?} is not a length of time"),
+                Value::Integer(number) => format!("{name} = {number} is no number of nanoseconds"),
+                other => format!("{name} must be a length of time, not {}", other.kind()),
+            };
+            errors.push(node.place.error(what, r#"write it like "10s" or "1m30s", or in nanoseconds"#));
+            return None;
+        };
+        if found.is_zero() {
+            return None;
+        }
+        match in_range(found, &range) {
+            Ok(value) => Some(Spot { value, place: node.place }),
+            Err(advice) => {
+                let message = format!("{name} = {} is out of range", humantime::format_duration(found));
+                errors.push(node.place.error(message, advice));
+                None
+            }
+        }
+    }
+
+    /// A table whose values are texts or lists of texts, one pair a text.
+    pub(super) fn text_lists(
+        &mut self,
+        key: &'static str,
+        errors: &mut Vec<ConfigError>,
+    ) -> Option<Vec<Spot<(String, String)>>> {
+        let name = self.named(key);
+        let form = self.written(key, if self.json { r#"{"name": ["text"]}"# } else { r#"{ name = "text" }"# });
+        let field = self.take(key)?;
+        let Value::Table(fields) = field.node.value else {
+            errors.push(wrong_kind(&name, &field.node, "a table of texts", &form));
+            return None;
+        };
+        let mut pairs = Vec::new();
+        for Field { key, node, .. } in fields {
+            let whole = format!("{name}.{key}");
+            let nodes = match node {
+                Node { value: Value::List(nodes), .. } => nodes,
+                node => vec![node],
+            };
+            for node in nodes {
+                let text = read_text(&whole, node, &form, errors, |text| Ok(text.to_owned()));
+                pairs.extend(text.map(|text| Spot { value: (key.clone(), text.value), place: text.place }));
+            }
+        }
+        Some(pairs)
+    }
+
     /// A table whose values are all texts.
     pub(super) fn pairs(
         &mut self,
@@ -212,7 +303,7 @@ impl Section {
         errors: &mut Vec<ConfigError>,
     ) -> Option<Spot<BTreeMap<String, String>>> {
         let name = self.named(key);
-        let form = format!(r#"{key} = {{ rack = "r12" }}"#);
+        let form = self.written(key, if self.json { r#"{"rack": "r12"}"# } else { r#"{ rack = "r12" }"# });
         let field = self.take(key)?;
         let Value::Table(fields) = field.node.value else {
             errors.push(wrong_kind(&name, &field.node, "a table of texts", &form));
@@ -278,11 +369,16 @@ fn parse_duration(text: &str, range: &RangeInclusive<Duration>) -> Result<Durati
         let message = format!("{text:?} is not a length of time");
         return Err(Fault::new(message, r#"write a number with its unit, like "500ms", "5s" or "1m30s""#));
     };
+    in_range(duration, range).map_err(|advice| Fault::new(format!("{text:?} is out of range"), advice))
+}
+
+/// The duration, or what to choose instead.
+fn in_range(duration: Duration, range: &RangeInclusive<Duration>) -> Result<Duration, String> {
     if range.contains(&duration) {
         return Ok(duration);
     }
     let (least, most) = (humantime::format_duration(*range.start()), humantime::format_duration(*range.end()));
-    Err(Fault::new(format!("{text:?} is out of range"), format!("choose one from {least} to {most}")))
+    Err(format!("choose one from {least} to {most}"))
 }
 
 #[cfg(test)]

@@ -74,6 +74,8 @@ capture_listen = "127.0.0.2:15001"
 workers = 2
 idle_timeout = "10m"
 connect_timeout = "250ms"
+request_timeout = "5m"
+access_log = "json"
 [api]
 listen = "127.0.0.2:8500"
 socket = ""
@@ -90,6 +92,7 @@ level = "info,weft::swim=debug"
     assert_eq!(config.gossip.advertise, Some("203.0.113.7:17946".parse().unwrap()));
     assert_eq!((config.proxy.workers, config.proxy.idle_timeout), (2, Duration::from_secs(600)));
     assert_eq!((config.api.socket, config.log.format), (None, LogFormat::Json));
+    assert_eq!((config.proxy.request_timeout, config.proxy.access_log), (Duration::from_secs(300), AccessLog::Json));
     assert_eq!(config.data_dir, Path::new("/srv/weft"));
 }
 
@@ -248,7 +251,25 @@ fn service_mistakes_are_told_on_their_line() {
         ("name = \"x\"\nport = 80\nmeta = { a = 1 }", 6, "service.meta.a must be text, not a number"),
         ("name = \"x\"\nport = 80\nchek = []", 6, "did you mean `check`?"),
         ("name = \"x\"\nport = 80\n[[service.check]]\ninterval = \"5s\"", 6, "a check that does nothing"),
-        ("name = \"x\"\nport = 80\n[[service.check]]\nhttp = \"https://x/\"", 7, "https checks are not supported"),
+        ("name = \"x\"\nport = 80\n[[service.check]]\nhttp = \"ftp://x/\"", 7, "not an http:// or https:// URL"),
+        ("name = \"x\"\nport = 80\n[[service.check]]\ntcp = \"a:1\"\nmethod = \"GET\"", 8, "it belongs to http"),
+        (
+            "name = \"x\"\nport = 80\n[[service.check]]\ntcp = \"a:1\"\ntls_skip_verify = true",
+            8,
+            "belongs to http, tcp",
+        ),
+        ("name = \"x\"\nport = 80\n[[service.check]]\nttl = \"5s\"\ntimeout = \"1s\"", 8, "nothing is tried for such"),
+        ("name = \"x\"\nport = 80\n[[service.check]]\nargs = [\"/bin/true\"]", 6, "`scripts = true` under [checks]"),
+        ("name = \"x\"\nport = 80\n[[service.check]]\nargs = [\"true\"]", 7, "is not a whole path; begin it with /"),
+        ("name = \"x\"\nport = 80\n[[service.check]]\nsystemd = \"nginx\"", 7, "write it like \"nginx.service\""),
+        ("name = \"x\"\nport = 80\n[[service.check]]\nalias_service = \"x\"", 6, "as healthy as itself"),
+        (
+            "name = \"x\"\nport = 80\n[[service.check]]\nttl = \"5s\"\nderegister_critical_service_after = \"5m\"",
+            8,
+            "stays until its file goes",
+        ),
+        ("name = \"x\"\nport = 80\ntimeout = \"5s\"", 6, "for a service of the protocol tcp; add protocol = \"http\""),
+        ("name = \"x\"\nport = 80\nprotocol = \"http\"\ntimeout = \"0s\"", 7, "out of range"),
         (
             "name = \"x\"\nport = 80\n[[service.check]]\ntcp = \"a:1\"\ntimeout = \"20s\"",
             8,
@@ -285,13 +306,138 @@ fn services_d_is_read_beside_the_file_in_both_forms_with_all_mistakes_at_once() 
     assert_eq!(config.services[0].checks[0].initial, Health::Passing);
 
     fs::write(&path, format!("{NAMED}zome = \"a\"\n")).unwrap();
-    fs::write(services.join("a.json"), "{\"services\": [\n{\"name\": \"r\",\n\"port\": \"80\",\n\"connect\": {}}]}")
-        .unwrap();
+    fs::write(
+        services.join("a.json"),
+        "{\"services\": [\n{\"name\": \"r\",\n\"port\": \"80\",\n\"connect\": {\"sidecar_service\": {}}}]}",
+    )
+    .unwrap();
     fs::write(services.join("c.toml"), "[[servise]]\nname = \"c\"\n").unwrap();
     let errors = Config::load(&path).unwrap_err();
     let told: Vec<_> = errors.0.iter().map(|e| (e.file.file_name().unwrap().to_str().unwrap(), e.line)).collect();
     let expected = [("weft.toml", Some(3)), ("a.json", Some(3)), ("a.json", Some(4)), ("c.toml", Some(1))];
     assert_eq!(told, expected, "{errors}");
+}
+
+#[test]
+fn every_kind_of_check_is_read() {
+    let config = read(
+        r#"checks = { scripts = true }
+[node]
+name = "web-01"
+[[service]]
+name = "billing"
+port = 8080
+protocol = "http"
+timeout = "30s"
+weights = { passing = 10, warning = 0 }
+[[service.check]]
+http = "https://127.0.0.1:8443/health?deep=1"
+method = "post"
+header = { Authorization = "Bearer x", X-Part = ["a", "b"] }
+body = "{}"
+tls_server_name = "billing.example.com"
+tls_roots = "/etc/ssl/internal.pem"
+[[service.check]]
+tcp = "127.0.0.1:8443"
+tcp_use_tls = true
+tls_skip_verify = true
+[[service.check]]
+udp = "127.0.0.1:53"
+[[service.check]]
+grpc = "127.0.0.1:9000/billing.v1.Billing"
+[[service.check]]
+ttl = "1m30s"
+initial = "passing"
+notes = "the worker reports"
+[[service.check]]
+args = ["/usr/bin/test", "-e", "/run/billing.ok"]
+interval = "1m"
+timeout = "10s"
+success_before_passing = 2
+failures_before_warning = 2
+failures_before_critical = 4
+[[service.check]]
+alias_service = "db"
+alias_node = "db-01"
+[[service.check]]
+systemd = "billing@1.service"
+[[check]]
+name = "disk"
+args = ["/usr/lib/nagios/plugins/check_disk"]
+[[check]]
+id = "ntp"
+systemd = "chrony.service"
+"#,
+    )
+    .unwrap();
+    let service = &config.services[0];
+    assert_eq!(service.instance.request_timeout, Some(Duration::from_secs(30)));
+    assert_eq!((service.instance.weights.passing, service.instance.weights.warning), (10, 0));
+    let kinds: Vec<_> = service.checks.iter().map(|check| check.kind.as_str()).collect();
+    assert_eq!(kinds, ["http", "tcp", "udp", "grpc", "ttl", "script", "alias", "systemd"]);
+    let CheckKind::Http { target, path, method, headers, body, tls: Some(tls), .. } = &service.checks[0].kind else {
+        panic!("{service:?}")
+    };
+    assert_eq!((target.to_string().as_str(), path.as_str()), ("127.0.0.1:8443", "/health?deep=1"));
+    assert_eq!((method.as_str(), body.as_str(), headers.len()), ("POST", "{}", 3));
+    assert_eq!(tls.server_name.as_deref(), Some("billing.example.com"));
+    assert_eq!((tls.skip_verify, tls.roots.as_deref()), (false, Some(Path::new("/etc/ssl/internal.pem"))));
+    assert!(matches!(&service.checks[1].kind, CheckKind::Tcp { tls: Some(tls), .. } if tls.skip_verify));
+    assert!(
+        matches!(&service.checks[3].kind, CheckKind::Grpc { service, tls: None, .. } if service == "billing.v1.Billing")
+    );
+    assert_eq!(service.checks[4].kind, CheckKind::Ttl { ttl: Duration::from_secs(90) });
+    assert_eq!((service.checks[4].initial, service.checks[4].notes.as_str()), (Health::Passing, "the worker reports"));
+    let script = &service.checks[5];
+    let thresholds = [script.success_before_passing, script.failures_before_warning, script.failures_before_critical];
+    assert_eq!((thresholds, script.timeout), ([2, 2, 4], Duration::from_secs(10)));
+    let of_host: Vec<_> = config.checks.iter().map(|check| (check.id.as_str(), check.name.as_str())).collect();
+    assert_eq!((of_host, config.scripts_allowed), (vec![("disk", "disk"), ("ntp", "ntp")], true));
+}
+
+#[test]
+fn checks_of_consul_s_files_go_to_their_service_or_to_the_host() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("weft.toml");
+    let services = directory.path().join("services.d");
+    fs::create_dir(&services).unwrap();
+    fs::write(&path, format!("{NAMED}[checks]\nscripts = true\n")).unwrap();
+    fs::write(services.join("a.toml"), "[[service]]\nname = \"web\"\nport = 80\n").unwrap();
+    let checks = r#"{"checks": [
+        {"id": "mem-util", "name": "Memory", "args": ["/usr/local/bin/check_mem.py", "-limit", "256MB"], "interval": "10s"},
+        {"id": "web-ttl", "service_id": "web", "ttl": "30s"}],
+        "check": {"id": "web-alias", "alias_service": "web"}}"#;
+    fs::write(services.join("b.json"), checks).unwrap();
+    let config = Config::load(&path).unwrap();
+    let of_host: Vec<_> = config.checks.iter().map(|check| check.id.as_str()).collect();
+    assert_eq!(of_host, ["web-alias", "mem-util"]);
+    assert_eq!(config.services[0].checks[0].id, "web-ttl");
+
+    fs::write(services.join("b.json"), checks.replace("\"web\", \"ttl\"", "\"wen\", \"ttl\"")).unwrap();
+    let error = Config::load(&path).unwrap_err().to_string();
+    assert!(error.contains("b.json:3: no service of this host has the id \"wen\""), "{error}");
+    fs::write(services.join("b.json"), checks).unwrap();
+    fs::write(services.join("c.json"), r#"{"check": {"id": "web-ttl", "ttl": "30s"}}"#).unwrap();
+    let error = Config::load(&path).unwrap_err().to_string();
+    assert!(error.contains("c.json:1: the check id \"web-ttl\" is taken by"), "{error}");
+    fs::remove_file(services.join("c.json")).unwrap();
+    fs::write(&path, NAMED).unwrap();
+    let error = Config::load(&path).unwrap_err().to_string();
+    assert!(error.contains("b.json:2: a check that runs a program, which weft.toml does not allow"), "{error}");
+}
+
+#[test]
+fn a_service_of_the_api_that_would_loop_back_into_weft_is_not_admitted() {
+    let config = read(&format!("{NAMED}advertise = \"10.0.0.11\"\n")).unwrap();
+    let admitted = |json: &str| config.admits(&service_registration(json.as_bytes()).unwrap());
+    assert!(admitted(r#"{"Name":"x","Port":80}"#).is_ok() && admitted(r#"{"Name":"x"}"#).is_ok());
+    for json in [
+        r#"{"Name":"x","Port":8500}"#,
+        r#"{"Name":"x","Port":7947,"Address":"10.0.0.11"}"#,
+        r#"{"Name":"x","Port":80,"Address":"127.64.0.9"}"#,
+    ] {
+        assert!(admitted(json).unwrap_err().to_string().starts_with("request body: x at "), "{json}");
+    }
 }
 
 #[test]

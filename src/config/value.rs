@@ -163,34 +163,49 @@ pub(super) fn tcp_target(text: &str) -> Result<CheckTarget, Fault> {
         .ok_or_else(|| Fault::new(format!("{text:?} is not a host with a port"), r#"write it like "127.0.0.1:5432""#))
 }
 
-/// The URL of an HTTP check: target, path and query.
-pub(super) fn http_url(text: &str) -> Result<(CheckTarget, String), Fault> {
+/// What an HTTP check's URL says.
+#[derive(Debug)]
+pub(super) struct HttpUrl {
+    /// Over TLS.
+    pub(super) is_https: bool,
+    /// Where to connect.
+    pub(super) target: CheckTarget,
+    /// Path and query.
+    pub(super) path: String,
+}
+
+/// The URL of an HTTP check.
+pub(super) fn http_url(text: &str) -> Result<HttpUrl, Fault> {
     let example = r#"write it like "http://127.0.0.1:8080/health""#;
-    let Some((scheme, rest)) = text.split_once("://") else {
-        return Err(Fault::new(format!("{text:?} is not a URL"), example));
+    let (is_https, rest) = match text.split_once("://") {
+        Some((scheme, rest)) if scheme.eq_ignore_ascii_case("http") => (false, rest),
+        Some((scheme, rest)) if scheme.eq_ignore_ascii_case("https") => (true, rest),
+        _ => return Err(Fault::new(format!("{:?} is not an http:// or https:// URL", start_of(text)), example)),
     };
-    match scheme {
-        "http" => {}
-        "https" => {
-            let advice = "point it at a plain http:// port of the service, or use a tcp check";
-            return Err(Fault::new("https checks are not supported", advice));
-        }
-        _ => return Err(Fault::new(format!("{text:?} is not an http:// URL"), example)),
-    }
     let rest = rest.split('#').next().unwrap_or(rest);
     let (authority, path) = match rest.find(['/', '?']) {
         Some(at) => rest.split_at(at),
         None => (rest, "/"),
     };
     if authority.contains('@') {
-        return Err(Fault::new("a URL with a user and password", "leave them out: checks do not log in"));
+        return Err(Fault::new("a URL with a user and password", "leave them out, and give an Authorization `header`"));
     }
     let path = if path.starts_with('?') { format!("/{path}") } else { path.to_owned() };
     let printable = path.bytes().all(|byte| byte.is_ascii_graphic());
-    match host_and_port(authority, Some(80)) {
-        Some(target) if printable && text.len() <= URL_BYTES_MAX => Ok((target, path)),
-        _ => Err(Fault::new(format!("{text:?} is not a URL"), example)),
+    match host_and_port(authority, Some(if is_https { 443 } else { 80 })) {
+        Some(target) if printable && text.len() <= URL_BYTES_MAX => Ok(HttpUrl { is_https, target, path }),
+        _ => Err(Fault::new(format!("{:?} is not a URL", start_of(text)), example)),
     }
+}
+
+/// As much of a text as a message should repeat.
+pub(super) fn start_of(text: &str) -> String {
+    const CHARS_MAX: usize = 64;
+    let mut start: String = text.chars().take(CHARS_MAX).collect();
+    if start.len() < text.len() {
+        start.push_str("...");
+    }
+    start
 }
 
 /// The domain of the names.
@@ -269,13 +284,13 @@ mod tests {
             ("http://127.0.0.1:8080/health", "127.0.0.1:8080", "/health"),
             ("http://localhost", "localhost:80", "/"),
             ("http://[::1]:81?q=1#top", "[::1]:81", "/?q=1"),
+            ("https://x/", "x:443", "/"),
         ] {
-            let (found, found_path) = http_url(text).unwrap();
-            assert_eq!((found.to_string().as_str(), found_path.as_str()), (target, path));
+            let found = http_url(text).unwrap();
+            assert_eq!((found.target.to_string().as_str(), found.path.as_str()), (target, path));
+            assert_eq!(found.is_https, text.starts_with("https"));
         }
-        for text in
-            ["https://x/", "ftp://x/", "x", "http://", "http:///x", "http://u:p@x/", "http://x/a b", "http://x:0/"]
-        {
+        for text in ["ftp://x/", "x", "http://", "http:///x", "http://u:p@x/", "http://x/a b", "http://x:0/"] {
             assert!(http_url(text).is_err(), "{text}");
         }
     }

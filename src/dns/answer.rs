@@ -80,6 +80,7 @@ struct Target {
     address: IpAddr,
     port: u16,
     node: NodeId,
+    weight: u16,
 }
 
 /// How the answer section turned out.
@@ -252,7 +253,9 @@ impl Writer<'_, '_> {
 
     fn vip(&mut self, scene: &Scene<'_>, service: &Service, tag: Option<&str>) -> Found {
         let vip = match tag {
-            None => service.vip,
+            None if service.has_vip() => service.vip,
+            // The name is there; without a port there is nothing to call.
+            None => return Found::NoData,
             Some(tag) => match service.tag_vips.get(tag) {
                 Some(vip) => *vip,
                 None => return Found::NoName,
@@ -284,9 +287,10 @@ impl Writer<'_, '_> {
         self.targets.clear();
         for (node, instance) in service.instances.iter().filter(|(_, instance)| tagged(instance)) {
             exists = true;
-            if Service::health(node, instance) != Health::Critical {
-                let address = instance_address(node, instance);
-                self.targets.push(Target { address, port: instance.port, node: node.id });
+            let health = Service::health(node, instance);
+            if health != Health::Critical {
+                let (address, weight) = (instance_address(node, instance), instance.weights.at(health));
+                self.targets.push(Target { address, port: instance.port, node: node.id, weight });
             }
         }
         match scene.query.kind {
@@ -325,7 +329,7 @@ impl Writer<'_, '_> {
             let Some(name) = target_name(scene, self.targets[at]) else {
                 continue;
             };
-            let srv = SRV::new(1, 1, self.targets[at].port, name);
+            let srv = SRV::new(1, self.targets[at].weight, self.targets[at].port, name);
             if !self.reply.add(Section::Answer, Owner::Question, RecordType::SRV, INSTANCE_TTL_S, &srv) {
                 break;
             }

@@ -113,7 +113,7 @@ async fn sync(
         if !more {
             let peer = channel.peer;
             channel.close().await;
-            return Ok(Some(Event::Synced { peer, claims: theirs }));
+            return Ok(Some(Event::Synced { to, peer, claims: theirs }));
         }
     }
     Err(StreamError::Unexpected("a list of members without end"))

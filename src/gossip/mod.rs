@@ -51,6 +51,8 @@ pub enum Event {
     },
     /// A [`Command::Sync`] ended well.
     Synced {
+        /// The command's address.
+        to: SocketAddr,
         /// Who answered.
         peer: NodeId,
         /// What it holds of the members.

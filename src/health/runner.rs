@@ -3,16 +3,21 @@
 
 use std::collections::HashMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::mpsc;
+use arc_swap::ArcSwap;
+use tokio::sync::{mpsc, watch};
 use tokio::task::AbortHandle;
-use tokio::time::{Instant, MissedTickBehavior, interval_at};
+use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep_until};
 
-use super::{Thresholds, attempt};
-use crate::config::CheckDefinition;
-use crate::model::{Health, ServiceId};
+use super::alias::{self, Alias, View};
+use super::attempt::{Shared, attempt};
+use super::standing::{Standing, Unheard, until};
+use super::ttl::{self, Reports};
+use super::{Counters, Event, Verdicts};
+use crate::config::{CheckDefinition, CheckKind};
+use crate::model::{Directory, Health, ServiceId};
 
 /// How the runner runs.
 #[derive(Debug, Clone)]
@@ -20,7 +25,7 @@ pub struct Settings {
     /// Differs from host to host (a part of the node id), so that hosts with the same checks do not fall into step.
     pub seed: u64,
     /// First attempts are spread over this long, or over the check's interval if that is shorter. Short, because a
-    /// service that starts critical takes no calls before its first attempt.
+    /// service that starts critical takes no calls before its first attempt. Later ones are spread over the interval.
     pub start_spread: Duration,
 }
 
@@ -28,29 +33,6 @@ impl Default for Settings {
     fn default() -> Settings {
         Settings { seed: 0, start_spread: Duration::from_secs(1) }
     }
-}
-
-/// News of a check.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Event {
-    /// Its verdict changed.
-    Verdict {
-        /// Whose check; `None` is the host's.
-        service: Option<ServiceId>,
-        /// Which one.
-        check: String,
-        /// What it is now.
-        health: Health,
-        /// What the deciding attempt said; stays on this host.
-        output: String,
-    },
-    /// It has been critical for `deregister_critical_service_after`.
-    Overdue {
-        /// Whose check.
-        service: ServiceId,
-        /// Which one.
-        check: String,
-    },
 }
 
 /// Why a report for a check was not taken.
@@ -64,30 +46,6 @@ pub enum UpdateError {
     NotTtl(String),
 }
 
-/// Where a check stands.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Latest {
-    /// The verdict.
-    pub health: Health,
-    /// What the last attempt said, whether or not it changed the verdict; empty before the first.
-    pub output: String,
-}
-
-/// The latest of every check, by id, for whoever shows it. Holds one entry a check and no more.
-#[derive(Debug, Clone, Default)]
-pub struct Verdicts(Arc<Mutex<HashMap<String, Latest>>>);
-
-impl Verdicts {
-    /// Where the check stands; `None` if there is no such check.
-    pub fn get(&self, check: &str) -> Option<Latest> {
-        self.lock().get(check).cloned()
-    }
-
-    fn lock(&self) -> MutexGuard<'_, HashMap<String, Latest>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
 /// Owns the check tasks of this host.
 #[derive(Debug)]
 pub struct Runner {
@@ -95,30 +53,30 @@ pub struct Runner {
     events: mpsc::Sender<Event>,
     running: HashMap<String, Running>,
     verdicts: Verdicts,
+    shared: Shared,
+    view: Option<View>,
 }
 
 #[derive(Debug)]
 struct Running {
     service: Option<ServiceId>,
     definition: CheckDefinition,
+    /// Of a TTL check.
+    reports: Option<Reports>,
     task: AbortHandle,
 }
 
 impl Runner {
     /// A runner of no checks yet.
     pub fn new(settings: Settings, events: mpsc::Sender<Event>) -> Runner {
-        Runner { settings, events, running: HashMap::new(), verdicts: Verdicts::default() }
+        let (verdicts, shared) = (Verdicts::default(), Shared::default());
+        Runner { settings, events, running: HashMap::new(), verdicts, shared, view: None }
     }
 
-    /// A runner of `checks`. Must be called within a runtime, on which the checks then run.
-    pub fn start(
-        settings: Settings,
-        checks: Vec<(Option<ServiceId>, CheckDefinition)>,
-        events: mpsc::Sender<Event>,
-    ) -> Runner {
-        let mut runner = Runner::new(settings, events);
-        runner.replace(checks);
-        runner
+    /// With the directory that alias checks look in, and the news of its publications. Without it they are critical.
+    pub fn with_directory(mut self, directory: Arc<ArcSwap<Directory>>, changes: watch::Receiver<u64>) -> Runner {
+        self.view = Some(View { directory, changes });
+        self
     }
 
     /// Runs `checks` and no others. Unchanged checks go on undisturbed; a changed one starts anew from the verdict that
@@ -142,14 +100,16 @@ impl Runner {
         }
         for (check, gone) in former {
             gone.task.abort();
-            self.verdicts.lock().remove(&check);
+            self.verdicts.end(&check);
         }
     }
 
-    /// A report for a TTL check.
+    /// A report for a TTL check: its verdict until the next one, or until there was none for the check's `ttl`.
     pub fn update(&self, check: &str, health: Health, output: String) -> Result<(), UpdateError> {
-        let _ = (health, output);
-        Err(UpdateError::Unknown(check.to_owned()))
+        let running = self.running.get(check).ok_or_else(|| UpdateError::Unknown(check.to_owned()))?;
+        let reports = running.reports.as_ref().ok_or_else(|| UpdateError::NotTtl(check.to_owned()))?;
+        reports.put(health, output);
+        Ok(())
     }
 
     /// The shared view of where the checks stand.
@@ -157,21 +117,30 @@ impl Runner {
         self.verdicts.clone()
     }
 
+    /// What the checks count.
+    pub fn counters(&self) -> Arc<Counters> {
+        self.verdicts.counters().clone()
+    }
+
     fn spawn(&self, service: Option<ServiceId>, definition: CheckDefinition) -> Running {
-        let health = {
-            let mut verdicts = self.verdicts.lock();
-            let fresh = || Latest { health: definition.initial, output: String::new() };
-            verdicts.entry(definition.id.clone()).or_insert_with(fresh).health
+        let verdict = self.verdicts.begin(&definition.id, definition.initial);
+        let (events, verdicts) = (self.events.clone(), self.verdicts.clone());
+        let standing = Standing::new(service.clone(), &definition, verdict, events, verdicts);
+        let mut reports = None;
+        let task = match &definition.kind {
+            CheckKind::Ttl { ttl } => {
+                let told = reports.insert(Reports::default()).clone();
+                tokio::spawn(ttl::run(standing, *ttl, told))
+            }
+            CheckKind::Alias { node, service } => {
+                tokio::spawn(alias::run(standing, Alias::new(node.clone(), service.clone()), self.view.clone()))
+            }
+            _ => {
+                let pace = Pace::new(&self.settings, &definition);
+                tokio::spawn(run_attempts(standing, pace, definition.clone(), self.shared.clone()))
+            }
         };
-        let check = Check {
-            delay: start_delay(&self.settings, &definition),
-            thresholds: Thresholds::new(&definition, health),
-            service: service.clone(),
-            definition: definition.clone(),
-            events: self.events.clone(),
-            verdicts: self.verdicts.clone(),
-        };
-        Running { service, definition, task: tokio::spawn(check.run()).abort_handle() }
+        Running { service, definition, reports, task: task.abort_handle() }
     }
 }
 
@@ -181,51 +150,45 @@ impl Drop for Runner {
     }
 }
 
-/// When the first attempt is made: by the check's id and the host's seed, so that it is the same at every start.
-fn start_delay(settings: &Settings, definition: &CheckDefinition) -> Duration {
-    let spread = settings.start_spread.min(definition.interval);
-    let mut hasher = DefaultHasher::new();
-    (settings.seed, &definition.id).hash(&mut hasher);
-    let part = hasher.finish() % 1024;
-    // Below 1024, so the cast is exact.
-    spread.mul_f64(part as f64 / 1024.0)
+/// When attempts are made: by the check's id and the host's seed, so that it is the same at every start.
+#[derive(Debug, Clone, Copy, PartialEq)]
+struct Pace {
+    /// The first, from the start on.
+    first: Duration,
+    /// The second, from the start on: from there on every interval.
+    second: Duration,
 }
 
-/// One check at work.
-struct Check {
-    delay: Duration,
-    thresholds: Thresholds,
-    service: Option<ServiceId>,
+impl Pace {
+    fn new(settings: &Settings, definition: &CheckDefinition) -> Pace {
+        let mut hasher = DefaultHasher::new();
+        (settings.seed, &definition.id).hash(&mut hasher);
+        // At least 1 and at most 1024, so the cast is exact.
+        let part = (hasher.finish() % 1024 + 1) as f64 / 1024.0;
+        let first = settings.start_spread.min(definition.interval).mul_f64(part);
+        Pace { first, second: first + definition.interval.mul_f64(part) }
+    }
+}
+
+async fn run_attempts(
+    mut standing: Standing,
+    pace: Pace,
     definition: CheckDefinition,
-    events: mpsc::Sender<Event>,
-    verdicts: Verdicts,
-}
-
-impl Check {
-    async fn run(mut self) {
-        let mut ticks = interval_at(Instant::now() + self.delay, self.definition.interval);
-        // After a stall of the host one attempt is enough.
-        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        loop {
-            ticks.tick().await;
-            let made = attempt(&self.definition.kind, self.definition.timeout).await;
-            if let Some(health) = self.thresholds.observe(made.health) {
-                let event = Event::Verdict {
-                    service: self.service.clone(),
-                    check: self.definition.id.clone(),
-                    health,
-                    output: made.output.clone(),
-                };
-                if self.events.send(event).await.is_err() {
-                    return;
-                }
+    shared: Shared,
+) -> Result<(), Unheard> {
+    let began = Instant::now();
+    sleep_until(began + pace.first).await;
+    standing.tried(attempt(&definition.kind, definition.timeout, &shared).await).await?;
+    let mut ticks = interval_at(began + pace.second, definition.interval);
+    // After a stall of the host one attempt is enough.
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        let due = standing.due();
+        tokio::select! {
+            _ = ticks.tick() => {
+                standing.tried(attempt(&definition.kind, definition.timeout, &shared).await).await?;
             }
-            // Only now: had the task been replaced while it waited above, its successor would take a verdict as known
-            // that the owner never heard of.
-            let latest = Latest { health: self.thresholds.verdict(), output: made.output };
-            if let Some(entry) = self.verdicts.lock().get_mut(&self.definition.id) {
-                *entry = latest;
-            }
+            () = until(due) => standing.on_due().await?,
         }
     }
 }
@@ -262,6 +225,12 @@ mod tests {
         (Some(service("web")), definition)
     }
 
+    fn start(checks: Vec<(Option<ServiceId>, CheckDefinition)>, events: mpsc::Sender<Event>) -> Runner {
+        let mut runner = Runner::new(Settings::default(), events);
+        runner.replace(checks);
+        runner
+    }
+
     async fn next(events: &mut mpsc::Receiver<Event>) -> (Option<ServiceId>, String, Health, String) {
         let event = timeout(Duration::from_secs(5), events.recv()).await;
         match event.expect("an event within 5 s").expect("a running check") {
@@ -275,7 +244,7 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let (sender, mut events) = mpsc::channel(8);
-        let runner = Runner::start(Settings::default(), vec![check("service:web", address)], sender);
+        let runner = start(vec![check("service:web", address)], sender);
         let came = next(&mut events).await;
         assert_eq!((came.1.as_str(), came.2), ("service:web", Health::Passing));
         drop(listener);
@@ -291,7 +260,7 @@ mod tests {
         let address = listener.local_addr().unwrap();
         let (sender, mut events) = mpsc::channel(8);
         let checks = vec![check("a", address), check("b", address)];
-        let mut runner = Runner::start(Settings::default(), checks.clone(), sender);
+        let mut runner = start(checks.clone(), sender);
         next(&mut events).await;
         next(&mut events).await;
         let before = runner.running["a"].task.id();
@@ -306,7 +275,7 @@ mod tests {
         let address = listener.local_addr().unwrap();
         let (sender, mut events) = mpsc::channel(8);
         let (id, mut definition) = check("a", address);
-        let mut runner = Runner::start(Settings::default(), vec![(id.clone(), definition.clone())], sender);
+        let mut runner = start(vec![(id.clone(), definition.clone())], sender);
         assert_eq!(next(&mut events).await.2, Health::Passing);
         let settled = async {
             while runner.verdicts().get("a").map(|latest| latest.health) != Some(Health::Passing) {
@@ -323,27 +292,29 @@ mod tests {
     async fn checks_end_with_the_runner() {
         let (sender, mut events) = mpsc::channel(8);
         let address = "127.0.0.1:9".parse().unwrap();
-        drop(Runner::start(Settings::default(), vec![check("a", address)], sender));
+        drop(start(vec![check("a", address)], sender));
         let ended = timeout(Duration::from_secs(5), events.recv()).await;
         assert_eq!(ended.expect("the channel closes"), None);
     }
 
     #[test]
-    fn first_attempts_are_spread_over_the_shorter_of_spread_and_interval_and_differ_by_host() {
+    fn attempts_are_spread_first_over_a_second_and_then_over_the_interval_and_differ_by_host() {
         let settings = Settings::default();
         let (_, mut definition) = check("a", "127.0.0.1:9".parse().unwrap());
         definition.interval = Duration::from_secs(10);
-        let mut delays = Vec::new();
+        let mut paces = Vec::new();
         for id in 0..100 {
             definition.id = format!("service:{id}");
-            delays.push(start_delay(&settings, &definition));
+            paces.push(Pace::new(&settings, &definition));
         }
-        assert!(delays.iter().all(|&delay| delay < Duration::from_secs(1)));
-        assert!(delays.iter().any(|&delay| delay < Duration::from_millis(200)));
-        assert!(delays.iter().any(|&delay| delay > Duration::from_millis(800)));
+        assert!(paces.iter().all(|pace| pace.first <= Duration::from_secs(1)));
+        assert!(paces.iter().any(|pace| pace.first < Duration::from_millis(200)));
+        assert!(paces.iter().any(|pace| pace.first > Duration::from_millis(800)));
+        assert!(paces.iter().all(|pace| pace.second > pace.first && pace.second - pace.first <= definition.interval));
+        assert!(paces.iter().any(|pace| pace.second > Duration::from_secs(8)));
         let other = Settings { seed: 1, ..Settings::default() };
-        assert_ne!(start_delay(&other, &definition), start_delay(&settings, &definition));
+        assert_ne!(Pace::new(&other, &definition), Pace::new(&settings, &definition));
         definition.interval = Duration::from_millis(10);
-        assert!(start_delay(&settings, &definition) < Duration::from_millis(10));
+        assert!(Pace::new(&settings, &definition).first <= Duration::from_millis(10));
     }
 }

@@ -44,9 +44,9 @@ impl Node {
 pub struct Service {
     /// Its name.
     pub name: ServiceName,
-    /// Its address on this host.
+    /// Its address on this host; 0.0.0.0 where it has none, because none of its instances has a port ([`Service::has_vip`]).
     pub vip: Ipv4Addr,
-    /// The port that the VIP answers on: the lowest node id's where hosts disagree.
+    /// The port that the VIP answers on: the lowest node id's where hosts disagree; 0 where there is no VIP.
     pub vip_port: u16,
     /// True if hosts disagree about `vip_port` or `protocol`.
     pub disputed: bool,
@@ -66,9 +66,14 @@ impl Service {
         if node.state.is_usable() { instance.health().max(node.facts.health()) } else { Health::Critical }
     }
 
+    /// False for a service that is only found by name and API: no instance of it has a port to be called on.
+    pub fn has_vip(&self) -> bool {
+        !self.vip.is_unspecified()
+    }
+
     /// True if the VIP answers on `port`.
     pub fn answers_on(&self, port: u16) -> bool {
-        port == self.vip_port || (port == 80 && self.protocol.is_http())
+        self.has_vip() && (port == self.vip_port || (port == 80 && self.protocol.is_http()))
     }
 
     /// The instances that a call may be sent to.
@@ -79,7 +84,9 @@ impl Service {
     /// The instances that could take a call if their hosts' mesh ports answered.
     pub fn healthy<'a>(&'a self, tag: Option<&'a Tag>) -> impl Iterator<Item = &'a (Arc<Node>, Arc<Instance>)> {
         self.instances.iter().filter(move |(node, instance)| {
-            Service::health(node, instance) != Health::Critical && tag.is_none_or(|tag| instance.tags.contains(tag))
+            instance.port != 0
+                && Service::health(node, instance) != Health::Critical
+                && tag.is_none_or(|tag| instance.tags.contains(tag))
         })
     }
 }

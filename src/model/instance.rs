@@ -92,7 +92,7 @@ pub struct Instance {
     pub service: ServiceName,
     /// Where the process listens, as seen from its own host; `None` is 127.0.0.1.
     pub address: Option<IpAddr>,
-    /// Where the process listens.
+    /// Where the process listens; 0 where it has no port: found by name and API, never called through the mesh.
     pub port: u16,
     /// What it speaks.
     pub protocol: Protocol,
@@ -122,6 +122,17 @@ pub struct Weights {
 impl Default for Weights {
     fn default() -> Weights {
         Weights { passing: 1, warning: 1 }
+    }
+}
+
+impl Weights {
+    /// The one that counts at that health; nothing goes to what is critical.
+    pub fn at(self, health: Health) -> u16 {
+        match health {
+            Health::Passing => self.passing,
+            Health::Warning => self.warning,
+            Health::Critical => 0,
+        }
     }
 }
 

@@ -53,8 +53,11 @@ pub enum NameError {
     },
 }
 
-/// Names that have a meaning of their own as the last label before the domain.
-const RESERVED_SERVICE_NAMES: [&str; 3] = ["service", "node", "addr"];
+/// Names that have a meaning of their own as the last label before the domain, and the one that agents ask each other
+/// for to prove a mesh port.
+const RESERVED_SERVICE_NAMES: [&str; 4] = ["service", "node", "addr", PROBE_SERVICE_NAME];
+/// No service: an OPEN for it is answered by a reset, and that answer is what is wanted.
+const PROBE_SERVICE_NAME: &str = "weft-probe";
 
 fn check_label(text: &str, what: &'static str) -> Result<(), NameError> {
     check_length(text, what, LABEL_BYTES_MAX)?;
@@ -101,8 +104,13 @@ fn check_service(text: &str, what: &'static str) -> Result<(), NameError> {
     Ok(())
 }
 
+/// What other hosts may send: the probe's name too, which [`check_service`] gives to no service.
+fn check_sent_service(text: &str, what: &'static str) -> Result<(), NameError> {
+    if text == PROBE_SERVICE_NAME { Ok(()) } else { check_service(text, what) }
+}
+
 macro_rules! checked_name {
-    ($(#[$doc:meta])* $name:ident, $what:literal, $check:ident) => {
+    ($(#[$doc:meta])* $name:ident, $what:literal, $check:ident, $check_sent:ident) => {
         $(#[$doc])*
         #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
         pub struct $name(Arc<str>);
@@ -154,7 +162,9 @@ macro_rules! checked_name {
 
         impl<'de> Deserialize<'de> for $name {
             fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-                Self::parse(&String::deserialize(deserializer)?).map_err(serde::de::Error::custom)
+                let text = String::deserialize(deserializer)?;
+                $check_sent(&text, $what).map_err(serde::de::Error::custom)?;
+                Ok(Self(text.into()))
             }
         }
     };
@@ -162,20 +172,32 @@ macro_rules! checked_name {
 
 checked_name!(
     /// A host's name: one DNS label, so that `NAME.node.mesh.internal` resolves.
-    NodeName, "node name", check_label
+    NodeName, "node name", check_label, check_label
 );
 checked_name!(
     /// A service's name: one DNS label that is none of the reserved words.
-    ServiceName, "service name", check_service
+    ServiceName, "service name", check_service, check_sent_service
 );
 checked_name!(
     /// The id of one instance on its host; the service's name where a host has only one.
-    ServiceId, "service id", check_text
+    ServiceId, "service id", check_text, check_text
 );
 checked_name!(
     /// A tag. Any printable text; only a tag that is a DNS label can be asked for by name.
-    Tag, "tag", check_text
+    Tag, "tag", check_text, check_text
 );
+
+impl ServiceName {
+    /// What an OPEN asks for that only proves the way: no service can have this name.
+    pub fn probe() -> ServiceName {
+        ServiceName(PROBE_SERVICE_NAME.into())
+    }
+
+    /// True for the name that no service has.
+    pub fn is_probe(&self) -> bool {
+        self.as_str() == PROBE_SERVICE_NAME
+    }
+}
 
 impl Tag {
     /// True if the tag can stand in a DNS name and so gets a VIP of its own.
@@ -197,9 +219,16 @@ mod tests {
     #[test]
     fn service_names_are_labels_and_not_reserved_words() {
         assert!(ServiceName::parse("billing-2").is_ok());
-        for refused in ["", "Billing", "-x", "x-", "a.b", "node", "service", "addr", &"a".repeat(64)] {
+        for refused in ["", "Billing", "-x", "x-", "a.b", "node", "service", "addr", "weft-probe", &"a".repeat(64)] {
             assert!(ServiceName::parse(refused).is_err(), "{refused}");
         }
+    }
+
+    #[test]
+    fn the_probes_name_travels_but_nobody_can_choose_it() {
+        let sent: ServiceName = serde_json::from_str("\"weft-probe\"").unwrap();
+        assert!(sent.is_probe() && sent == ServiceName::probe());
+        assert!(serde_json::from_str::<ServiceName>("\"node\"").is_err());
     }
 
     #[test]

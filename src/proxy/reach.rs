@@ -102,7 +102,7 @@ async fn prove(worker: &Rc<Worker>, node: &Node) -> Result<(), LinkError> {
     let mut link = worker.connect(node).await?;
     let name = |_| LinkError::Protocol("an OPEN that cannot be made");
     let open = Open {
-        service: ServiceName::parse(PROBE_NAME).map_err(name)?,
+        service: ServiceName::probe(),
         instance: ServiceId::parse(PROBE_NAME).map_err(name)?,
         tag: None,
         caller: None,

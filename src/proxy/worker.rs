@@ -105,33 +105,12 @@ pub(super) fn run(parts: Parts) {
     }
 }
 
-async fn work(parts: Parts) {
-    let Parts { index, settings, directory, changes, tls, counters, traffic, access_log, .. } = parts;
-    let Parts { events, enroll, mut listeners, mut shutdown, rng, .. } = parts;
-    let worker = Rc::new(Worker {
-        local: settings.local,
-        settings,
-        directory,
-        changes,
-        tls,
-        counters,
-        events,
-        enroll,
-        shutdown: shutdown.clone(),
-        pool: Pool::default(),
-        channels: Channels::default(),
-        local_pool: LocalPool::default(),
-        endpoints: Endpoints::new(traffic.clone()),
-        traffic,
-        access_log,
-        inbound: RefCell::default(),
-        scratch: Scratch::new(),
-        rng: RefCell::new(rng),
-        lost_signals: RefCell::default(),
-        half_open: Cell::new(0),
-        active: Cell::new(0),
-        quiet: Notify::new(),
-    });
+async fn work(mut parts: Parts) {
+    let index = parts.index;
+    let mut shutdown = parts.shutdown.clone();
+    let (_, none) = mpsc::unbounded_channel();
+    let mut listeners = std::mem::replace(&mut parts.listeners, none);
+    let worker = Worker::new(parts);
     spawn_local(prune(worker.clone()));
     spawn_local(signal_lost_hosts(worker.clone()));
     if index == 0 {
@@ -209,6 +188,36 @@ async fn signal_lost_hosts(worker: Rc<Worker>) {
 }
 
 impl Worker {
+    /// A worker that has nothing to do yet.
+    pub(super) fn new(parts: Parts) -> Rc<Worker> {
+        let Parts { settings, directory, changes, tls, counters, traffic, access_log, events, .. } = parts;
+        let Parts { enroll, shutdown, rng, .. } = parts;
+        Rc::new(Worker {
+            local: settings.local,
+            settings,
+            directory,
+            changes,
+            tls,
+            counters,
+            events,
+            enroll,
+            shutdown,
+            pool: Pool::default(),
+            channels: Channels::default(),
+            local_pool: LocalPool::default(),
+            endpoints: Endpoints::new(traffic.clone()),
+            traffic,
+            access_log,
+            inbound: RefCell::default(),
+            scratch: Scratch::new(),
+            rng: RefCell::new(rng),
+            lost_signals: RefCell::default(),
+            half_open: Cell::new(0),
+            active: Cell::new(0),
+            quiet: Notify::new(),
+        })
+    }
+
     fn take(self: Rc<Self>, listener: &Listener, tcp: TcpStream) {
         match listener {
             Listener::Mesh(_) => {

@@ -11,11 +11,27 @@ pub(super) const SMALL_FILE_BYTES_MAX: u64 = 4096;
 /// Replaces `path` by `bytes`: after a crash at any point it holds the old content or the new, and once this returns the
 /// new is on disk. `mode` is the file's, whatever the umask.
 pub fn write_atomically(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
+    let beside = write_beside(path, bytes, mode)?;
+    place_beside(&beside, path)
+}
+
+/// The first half of [`write_atomically`]: the new content is on disk beside `path`, which is as it was.
+pub(super) fn write_beside(path: &Path, bytes: &[u8], mode: u32) -> io::Result<PathBuf> {
     let beside = temporary_beside(path)?;
-    let written = write_new(&beside, bytes, mode).and_then(|()| fs::rename(&beside, path));
-    if let Err(error) = written {
-        // What is left is a temporary file nobody reads; the first error is the one that tells.
-        let _ = fs::remove_file(&beside);
+    match write_new(&beside, bytes, mode) {
+        Ok(()) => Ok(beside),
+        Err(error) => {
+            // What is left is a temporary file nobody reads; the first error is the one that tells.
+            let _ = fs::remove_file(&beside);
+            Err(error)
+        }
+    }
+}
+
+/// The second half.
+pub(super) fn place_beside(beside: &Path, path: &Path) -> io::Result<()> {
+    if let Err(error) = fs::rename(beside, path) {
+        let _ = fs::remove_file(beside);
         return Err(error);
     }
     match path.parent() {

@@ -5,6 +5,8 @@
 //! epoch             how often this host started; raised and fsynced before it is used
 //! incarnation       SWIM's, so that a restarted host outbids what was said of it
 //! vips.json         the addresses given to services
+//! rises             how often in a row this host met records of its own from a later start
+//! registrations/, maintenance.json    what came by the API (see `registrations`)
 //! catalog/          sled: records and members, a cache that gossip can refill
 //! catalog.next/     the same, begun because `catalog/` did not open in time; takes its place at the next start
 //! catalog.corrupt-N, catalog.slow-N   caches that were moved aside, the last two of them
@@ -17,6 +19,7 @@ mod cache;
 mod file;
 mod lock;
 mod open;
+mod registrations;
 mod writer;
 
 #[cfg(test)]
@@ -31,7 +34,8 @@ use crate::model::{Claim, Record, RecordId};
 
 pub use file::write_atomically;
 pub use open::{MovedAside, Opened};
-pub use writer::StoreWriter;
+pub use registrations::{FileChange, Kept, Registration, Registrations, set_aside};
+pub use writer::{FilesDone, StoreWriter};
 
 use cache::Cache;
 use file::{SMALL_FILE_BYTES_MAX, read_bounded};
@@ -105,6 +109,16 @@ impl Store {
     /// Makes the next epoch larger than `seen`: for a host whose disk was set back, when it meets its own later records.
     pub fn raise_epoch(&self, seen: u64) -> Result<(), StoreError> {
         if self.counter("epoch")? < seen { self.set_counter("epoch", seen) } else { Ok(()) }
+    }
+
+    /// How often in a row this host ended because it met records of its own from a later start.
+    pub fn rises(&self) -> Result<u64, StoreError> {
+        self.counter("rises")
+    }
+
+    /// Keeps that count.
+    pub fn set_rises(&self, rises: u64) -> Result<(), StoreError> {
+        self.set_counter("rises", rises)
     }
 
     /// The incarnation that was last kept; 0 at the first start.

@@ -282,3 +282,75 @@ fn whatever_bytes_are_damaged_the_store_opens_and_invents_nothing() {
         assert!(opened.records.iter().all(|record| kept.contains(record)));
     }
 }
+
+fn service_file(id: &str) -> Registration {
+    Registration::Service(id.into())
+}
+
+#[test]
+fn registrations_come_back_as_they_were_given_and_a_removed_one_does_not() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = open(directory.path()).store;
+    assert_eq!(store.registrations().unwrap(), Registrations::default());
+    let long = "x".repeat(255);
+    let put = |id: &str| FileChange::Put(service_file(id), Bytes::from(format!("body of {id}")));
+    store.change_files(&[put("web"), put("a/../b"), put(&long)]).unwrap();
+    store.change_files(&[FileChange::Put(Registration::Check("c".into()), Bytes::from_static(b"check"))]).unwrap();
+    store.change_files(&[FileChange::Put(Registration::Maintenance, Bytes::from_static(b"{}"))]).unwrap();
+    store.change_files(&[FileChange::Remove(service_file("web")), FileChange::Remove(service_file("never"))]).unwrap();
+    drop(store);
+
+    let kept = open(directory.path()).store.registrations().unwrap();
+    let mut bodies: Vec<_> = kept.services.iter().map(|kept| kept.bytes.clone()).collect();
+    bodies.sort();
+    assert_eq!(bodies, [b"body of a/../b".to_vec(), format!("body of {long}").into_bytes()]);
+    assert!(kept.services.iter().any(|kept| kept.is_of(&service_file(&long))));
+    assert_eq!(
+        (kept.checks[0].bytes.as_slice(), kept.maintenance.unwrap().bytes.as_slice()),
+        (&b"check"[..], &b"{}"[..])
+    );
+}
+
+#[test]
+fn files_change_together_or_not_at_all() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = open(directory.path()).store;
+    fs::create_dir_all(directory.path().join("registrations")).unwrap();
+    // Where the directory of checks should be made there is a file: the second write must fail.
+    fs::write(directory.path().join("registrations/checks"), "").unwrap();
+    let changes = [
+        FileChange::Put(service_file("web"), Bytes::from_static(b"x")),
+        FileChange::Put(Registration::Check("c".into()), Bytes::from_static(b"y")),
+    ];
+    assert!(matches!(store.change_files(&changes), Err(StoreError::File { .. })));
+    assert_eq!(fs::read_dir(directory.path().join("registrations/services")).unwrap().count(), 0);
+}
+
+#[test]
+fn what_is_set_aside_keeps_its_content_also_beside_an_earlier_one() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = open(directory.path()).store;
+    for body in ["first", "second"] {
+        store.change_files(&[FileChange::Put(service_file("web"), Bytes::from(body))]).unwrap();
+        store.change_files(&[FileChange::SetAside(service_file("web"), "replaced")]).unwrap();
+    }
+    assert_eq!(store.registrations().unwrap(), Registrations::default());
+    let mut found: Vec<_> = fs::read_dir(directory.path().join("registrations/services"))
+        .unwrap()
+        .map(|entry| fs::read_to_string(entry.unwrap().path()).unwrap())
+        .collect();
+    found.sort();
+    assert_eq!(found, ["first", "second"]);
+}
+
+#[test]
+fn the_writer_tells_when_files_are_on_disk() {
+    let directory = tempfile::tempdir().unwrap();
+    let writer = open(directory.path()).store.writer().unwrap();
+    let done = writer.change_files(vec![FileChange::Put(service_file("web"), Bytes::from_static(b"x"))]);
+    assert!(matches!(done.blocking_recv(), Ok(Ok(()))));
+    writer.set_rises(3);
+    assert!(writer.close(DEADLINE));
+    let store = open(directory.path()).store;
+    assert_eq!((store.registrations().unwrap().services.len(), store.rises().unwrap()), (1, 3));
+}

@@ -10,27 +10,39 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use tokio::sync::oneshot;
+
 use crate::model::{Claim, Record, RecordId};
 
-use super::{Store, StoreError};
+use super::{FileChange, Store, StoreError};
 
 /// An fsync costs a disk more than the rest together; a cache may lose this much to a power cut.
 const FLUSH_INTERVAL: Duration = Duration::from_secs(1);
 
+/// Tells that files were changed, or why they were not.
+pub type FilesDone = oneshot::Receiver<Result<(), StoreError>>;
+
+/// Files to be changed together, and who waits for it.
+type FileWork = (Vec<FileChange>, oneshot::Sender<Result<(), StoreError>>);
+
 #[derive(Debug, Default)]
 struct Pending {
+    /// Never merged: each has somebody who waits.
+    files: Vec<FileWork>,
     records: HashMap<RecordId, Option<Record>>,
     members: Option<Vec<Claim>>,
     vips: Option<BTreeMap<String, Ipv4Addr>>,
     incarnation: Option<u64>,
     epoch_seen: Option<u64>,
+    rises: Option<u64>,
     closing: bool,
 }
 
 impl Pending {
     fn is_empty(&self) -> bool {
-        let Pending { records, members, vips, incarnation, epoch_seen, .. } = self;
-        records.is_empty() && members.is_none() && vips.is_none() && incarnation.is_none() && epoch_seen.is_none()
+        let Pending { files, records, members, vips, incarnation, epoch_seen, rises, closing: _ } = self;
+        let numbers = [incarnation, epoch_seen, rises].into_iter().all(Option::is_none);
+        files.is_empty() && records.is_empty() && members.is_none() && vips.is_none() && numbers
     }
 }
 
@@ -104,6 +116,18 @@ impl StoreWriter {
         self.shared.change(|pending| pending.epoch_seen = pending.epoch_seen.max(Some(seen)));
     }
 
+    /// See [`Store::change_files`]. The answer comes when it is done.
+    pub fn change_files(&self, changes: Vec<FileChange>) -> FilesDone {
+        let (done, wait) = oneshot::channel();
+        self.shared.change(|pending| pending.files.push((changes, done)));
+        wait
+    }
+
+    /// Keeps how often in a row this host met its own later past.
+    pub fn set_rises(&self, rises: u64) {
+        self.shared.change(|pending| pending.rises = Some(rises));
+    }
+
     /// Writes that failed since the start; the log has each of them.
     pub fn failures(&self) -> u64 {
         self.shared.failures.load(Ordering::Relaxed)
@@ -162,7 +186,20 @@ fn next(shared: &Shared, flush_due: Option<Instant>) -> Pending {
 }
 
 fn write(store: &Store, shared: &Shared, batch: Pending) {
-    let Pending { records, members, vips, incarnation, epoch_seen, .. } = batch;
+    let Pending { files, records, members, vips, incarnation, epoch_seen, rises, closing: _ } = batch;
+    // First: somebody waits for these.
+    for (changes, done) in files {
+        let changed = store.change_files(&changes);
+        if let Err(error) = &changed {
+            shared.failures.fetch_add(1, Ordering::Relaxed);
+            tracing::error!(%error, "not kept");
+        }
+        // Who asked may have given up.
+        let _ = done.send(changed);
+    }
+    if let Some(rises) = rises {
+        count(shared, store.set_rises(rises));
+    }
     if let Some(incarnation) = incarnation {
         count(shared, store.set_incarnation(incarnation));
     }

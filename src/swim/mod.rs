@@ -119,6 +119,17 @@ pub enum Output {
     LeaveDone,
 }
 
+/// Why a host was not sent away; nothing has changed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum ForceLeaveError {
+    /// Membership does not know it.
+    #[error("membership knows no such host")]
+    Unknown,
+    /// Only what has failed is sent away: a living host would refute it, and leaves by itself.
+    #[error("it is {0}; only a failed host is sent away, a living one leaves by `weft leave`")]
+    NotFailed(MemberState),
+}
+
 /// Set by the first call that tells the time.
 #[derive(Debug)]
 struct Timers {
@@ -304,6 +315,26 @@ impl Swim {
         if self.members.count(MemberState::Alive) + self.members.count(MemberState::Suspect) == 0 {
             self.finish_leaving();
         }
+    }
+
+    /// A failed host will not come back: it counts as one that left, and everybody is told. With `prune` this host forgets
+    /// it as well, at once; the others do after the time of the departed. Should it live after all, it refutes.
+    pub fn force_leave(&mut self, now: Now, node: NodeId, prune: bool) -> Result<(), ForceLeaveError> {
+        self.wake(now);
+        let held = self.members.get(node).map(|member| member.claim.clone()).ok_or(ForceLeaveError::Unknown)?;
+        match held.state {
+            MemberState::Failed => {
+                let claim = Claim { state: MemberState::Left, from: self.me.node, ..held };
+                self.adopt(now, claim, Via::Datagram);
+            }
+            MemberState::Left => {}
+            state => return Err(ForceLeaveError::NotFailed(state)),
+        }
+        if prune {
+            self.members.remove(node);
+            self.outputs.push_back(Output::Forgotten { node });
+        }
+        Ok(())
     }
 
     /// Does whatever is due.

@@ -419,3 +419,38 @@ fn seeds_are_contacted_at_once_and_again() {
     assert!((4..=8).contains(&tries.len()), "{tries:?}");
     assert!(!seen.iter().any(|(_, o)| matches!(o, Output::Sync { to, .. } if *to == address(LOCAL))));
 }
+
+#[test]
+fn a_failed_host_is_sent_away_and_a_living_one_is_not() {
+    let mut bench = Bench::with_peers(5);
+    bench.gossip(2, vec![claim(4, 0, MemberState::Failed)]);
+    let refused = bench.swim.force_leave(bench.now, node(3), false);
+    assert_eq!(refused, Err(ForceLeaveError::NotFailed(MemberState::Alive)));
+    assert_eq!(bench.swim.force_leave(bench.now, node(9), true), Err(ForceLeaveError::Unknown));
+    assert!(!bench.outputs().iter().any(|output| matches!(output, Output::Changed { .. })));
+
+    bench.swim.force_leave(bench.now, node(4), false).unwrap();
+    assert_eq!(bench.state(4), Some(MemberState::Left));
+    let told = bench.run(Duration::from_secs(2), all_answer_but(4));
+    let is_told = |output: &Output| match output {
+        Output::Send { message, .. } => {
+            message.claims.iter().any(|claim| claim.node == node(4) && claim.state == MemberState::Left)
+        }
+        _ => false,
+    };
+    assert!(told.iter().any(|(_, output)| is_told(output)), "the others hear of it");
+    bench.swim.force_leave(bench.now, node(4), false).unwrap();
+}
+
+#[test]
+fn a_pruned_host_is_forgotten_at_once_and_gossip_does_not_bring_it_back() {
+    let mut bench = Bench::with_peers(5);
+    bench.gossip(2, vec![claim(4, 0, MemberState::Failed)]);
+    bench.swim.force_leave(bench.now, node(4), true).unwrap();
+    assert!(bench.outputs().contains(&Output::Forgotten { node: node(4) }));
+    bench.gossip(2, vec![claim(4, 0, MemberState::Failed)]);
+    bench.swim.synced(bench.now, vec![alive(2), claim(4, 0, MemberState::Left)]);
+    assert_eq!(bench.state(4), None);
+    bench.gossip(2, vec![claim(4, 1, MemberState::Alive)]);
+    assert_eq!(bench.state(4), Some(MemberState::Alive), "it lives after all");
+}

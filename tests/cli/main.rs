@@ -1,5 +1,10 @@
 //! The binary as a person at a terminal meets it: what it prints, and with which exit code it ends.
 
+mod canned;
+mod fake;
+mod following;
+mod verbs;
+
 use std::fs;
 use std::path::Path;
 use std::process::{Command, Output};

@@ -162,3 +162,16 @@ fn a_fleet_whose_hosts_all_stand_still_in_turn_loses_none_for_long() {
         world.run_until_all_see_all_alive(Duration::from_secs(10));
     }
 }
+
+#[test]
+fn a_failed_host_that_is_sent_away_has_left_everywhere_and_comes_back_when_it_starts_again() {
+    for seed in 0..10 {
+        let mut world = World::joined(seed, 12);
+        world.crash(7);
+        world.run_until(Duration::from_secs(15), "the crash is known", |world| world.all_see(7, MemberState::Failed));
+        world.force_leave(2, 7);
+        world.run_until(Duration::from_secs(5), "it has left", |world| world.all_see(7, MemberState::Left));
+        world.start(7);
+        world.run_until_all_see_all_alive(Duration::from_secs(15));
+    }
+}

@@ -132,6 +132,12 @@ impl World {
         self.act(host, |swim| swim.leave(now));
     }
 
+    /// An operator says that a failed host will not come back.
+    pub(crate) fn force_leave(&mut self, host: HostIndex, gone: HostIndex) {
+        let (now, gone) = (self.now, self.hosts[gone].node);
+        self.act(host, |swim| swim.force_leave(now, gone, false).expect("it has failed"));
+    }
+
     /// A datagram with claims, out of nowhere, but with a valid seal.
     pub(crate) fn inject(&mut self, to: HostIndex, sender: HostIndex, claims: Vec<Claim>) {
         let (node, from) = (self.hosts[sender].node, self.hosts[sender].address);

@@ -16,7 +16,7 @@ use self::sample::{Histogram, Sample};
 use super::owner::Tally;
 use crate::identity::PeerIdentity;
 use crate::model::{BUCKET_BOUNDS_US, Direction, Directory, Edge, Freshness, Health, MemberState, Service, Traffic};
-use crate::{api, catalog, dns, gossip, proxy};
+use crate::{api, catalog, dns, gossip, health, proxy};
 
 /// Everything that is counted anywhere.
 pub(super) struct Sources {
@@ -28,6 +28,7 @@ pub(super) struct Sources {
     log_lines_lost: Option<Arc<AtomicU64>>,
     pub dns: Option<Arc<dns::Counters>>,
     pub api: Option<Arc<api::Counters>>,
+    pub checks: Option<Arc<health::Counters>>,
 }
 
 impl Sources {
@@ -38,7 +39,17 @@ impl Sources {
         proxy: &proxy::Proxy,
     ) -> Sources {
         let (traffic, log_lines_lost) = (proxy.traffic(), proxy.log_lines_lost());
-        Sources { directory, tally, gossip, proxy: proxy.counters(), traffic, log_lines_lost, dns: None, api: None }
+        Sources {
+            directory,
+            tally,
+            gossip,
+            proxy: proxy.counters(),
+            traffic,
+            log_lines_lost,
+            dns: None,
+            api: None,
+            checks: None,
+        }
     }
 
     /// Appends the text.
@@ -83,6 +94,9 @@ impl Sources {
         if let Some(lost) = &self.log_lines_lost {
             let help = "Lines of the access log that were lost because nobody read them";
             sample.counter("weft_access_log_lost", help, &[], lost.load(Ordering::Relaxed));
+        }
+        if let Some(checks) = &self.checks {
+            sample.checks(checks);
         }
         for (name, value) in self.gossip.each() {
             sample.gossip(name, value);
@@ -132,6 +146,16 @@ impl Sample {
                 self.counter(&format!("weft_gossip_{name}"), &help, &[], value);
             }
         }
+    }
+
+    /// Checks that run on this host.
+    fn checks(&mut self, checks: &health::Counters) {
+        for health in [Health::Passing, Health::Warning, Health::Critical] {
+            let labels = [("health", health.as_str())];
+            self.gauge("weft_checks", "Checks of this host by verdict", &labels, checks.checks(health));
+        }
+        self.counter("weft_check_attempts", "Attempts of checks made", &[], checks.attempts());
+        self.counter("weft_check_transitions", "Changes of verdicts that were told", &[], checks.transitions());
     }
 
     /// Carried calls. Latencies are told by direction and service, so that their number does not grow with hosts.

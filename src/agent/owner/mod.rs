@@ -2,9 +2,22 @@
 //! want done goes out as gossip commands, and the view that results is published.
 //!
 //! Nothing here waits: disk goes to the store's writer, the network to the gossip driver's queue.
+//!
+//! This file drives the cores. `records` takes what other hosts say; `registry` holds what this host registered, `changes`
+//! and `registrations` change it, `services` and `checks` publish it; `view` is what readers see.
 
+mod changes;
+mod checks;
+mod membership;
+mod past;
 mod records;
+mod registrations;
+mod registry;
 mod services;
+mod start;
+#[cfg(test)]
+mod tests;
+mod view;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::SocketAddr;
@@ -16,31 +29,34 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 use tracing::{debug, error, info, warn};
 
+pub(super) use self::changes::{Ask, Files};
+pub(super) use self::registry::Maintenance;
+
+use self::changes::Queue;
+use self::membership::Join;
+use self::past::Past;
 use self::records::{Pulled, Taken};
+use self::registry::Registry;
+use self::services::Floor;
 use super::admit::Gate;
-use super::directory::{Membership, Sources, build};
 use super::own::OwnLog;
+use super::threads::CheckRequest;
 use super::vips::Vips;
+use crate::api;
 use crate::catalog::{self, Catalog, Relay};
-use crate::config::ServiceDefinition;
 use crate::gossip;
 use crate::identity::Identity;
-use crate::model::{
-    CatalogMessage, Directory, Freshness, Instance, MemberState, NodeFacts, NodeId, Now, Record, RecordKind, ServiceId,
-    Version,
-};
+use crate::model::{CatalogMessage, Directory, Instance, MemberState, NodeFacts, NodeId, Now, Version};
 use crate::proxy;
 use crate::store::StoreWriter;
 use crate::swim::{self, Swim};
 use crate::wire::packet::Datagram;
 use crate::wire::stream::PULL_CHUNK_BYTES_MAX;
 
-/// Changes that come together are published together; building the view of 10,000 instances takes a few milliseconds.
-const PUBLISH_INTERVAL: Duration = Duration::from_millis(2);
-/// The view is rebuilt whole: at most a tenth of the owner's time may go into that.
-const PUBLISH_COST_FACTOR: u32 = 10;
 /// Members and VIPs are saved together with others that change within this time.
 const SAVE_INTERVAL: Duration = Duration::from_secs(1);
+/// A change that waits for the checks' thread is tried again after this long.
+const HELD_UP_PAUSE: Duration = Duration::from_millis(10);
 /// What waits for a slow disk when the agent stops is only a cache.
 const STORE_CLOSE_DEADLINE: Duration = Duration::from_secs(5);
 
@@ -62,9 +78,13 @@ pub(super) struct Tally {
 /// Where the owner's work goes.
 pub(super) struct Outlets {
     pub directory: Arc<ArcSwap<Directory>>,
+    /// What this host registered.
+    pub local: Arc<ArcSwap<api::Local>>,
+    /// Told of each publication of either.
     pub changes: watch::Sender<u64>,
     pub tally: watch::Sender<Tally>,
     pub gossip: mpsc::Sender<gossip::Command>,
+    pub checks: mpsc::Sender<CheckRequest>,
     pub store: StoreWriter,
 }
 
@@ -77,6 +97,8 @@ pub(super) struct Beginning {
     pub catalog: Catalog,
     pub vips: Vips,
     pub has_seeds: bool,
+    /// How often in a row this host met its own later past; on disk.
+    pub rises: u64,
 }
 
 pub(super) struct Owner {
@@ -92,32 +114,38 @@ pub(super) struct Owner {
     instances: BTreeMap<(NodeId, String), Arc<Instance>>,
     unreachable: HashSet<NodeId>,
     vips: Vips,
-    services: BTreeMap<ServiceId, ServiceDefinition>,
+    registry: Registry,
+    queue: Queue,
+    /// Checks of the host that wait for their first verdict, and until when.
+    pending_checks: BTreeMap<String, Instant>,
+    known_host_checks: HashSet<String>,
+    joins: Vec<Join>,
     out: Outlets,
     index: u64,
     dirty: bool,
+    local_dirty: bool,
     publish_at: Instant,
     save_at: Option<Instant>,
     tally: Tally,
     pulled: HashMap<NodeId, Pulled>,
-    /// A floor to be published, and when.
-    floor_at: Option<(Instant, Version)>,
+    floor: Option<Floor>,
     /// Nobody else was ever heard of, and there is nobody to ask.
     alone_is_live: bool,
     has_foreign_records: bool,
-    /// How often this host met records of its own from a later start.
-    rises: u32,
+    past: Past,
     /// Records refused of each peer in the current second.
     offences: HashMap<NodeId, u32>,
     offences_since: Instant,
     /// Hosts of which there are records but that membership does not know, and since when.
     strangers: HashMap<NodeId, Instant>,
+    /// Nothing is announced any more.
+    leaving: bool,
     left: bool,
 }
 
 impl Owner {
     pub(super) fn new(begin: Beginning, out: Outlets) -> Owner {
-        let Beginning { identity, facts, epoch, swim, catalog, vips, has_seeds } = begin;
+        let Beginning { identity, facts, epoch, swim, catalog, vips, has_seeds, rises } = begin;
         let local = identity.node;
         let mut gate = Gate::default();
         gate.know_self(&identity);
@@ -135,22 +163,28 @@ impl Owner {
             instances: BTreeMap::new(),
             unreachable: HashSet::new(),
             vips,
-            services: BTreeMap::new(),
+            registry: Registry::default(),
+            queue: Queue::default(),
+            pending_checks: BTreeMap::new(),
+            known_host_checks: HashSet::new(),
+            joins: Vec::new(),
             out,
             // Grows over restarts as well: blocking queries compare indexes of before and after.
             index: epoch << 24,
             dirty: true,
+            local_dirty: true,
             publish_at: started,
             save_at: None,
             tally: Tally::default(),
             pulled: HashMap::new(),
-            floor_at: None,
+            floor: None,
             alone_is_live: !has_seeds,
             has_foreign_records: false,
-            rises: 0,
+            past: Past::new(rises),
             offences: HashMap::new(),
             offences_since: started,
             strangers: HashMap::new(),
+            leaving: false,
             left: false,
         }
     }
@@ -158,24 +192,6 @@ impl Owner {
     /// The duration since the start, which is the cores' time.
     pub(super) fn now(&self) -> Now {
         self.started.elapsed()
-    }
-
-    /// Takes the catalog of the last run: shown at once, offered to nobody, verified before it was stored.
-    pub(super) fn restore(&mut self, records: Vec<Record>) {
-        self.has_foreign_records = records.iter().any(|record| record.origin() != self.local);
-        let (nodes, others): (Vec<_>, Vec<_>) =
-            records.into_iter().partition(|record| record.header().kind == RecordKind::NODE);
-        for record in nodes.into_iter().chain(others) {
-            // This host's own are published anew, from its files.
-            if record.origin() == self.local {
-                continue;
-            }
-            if let Some(admitted) = self.gate.recall(&record)
-                && self.catalog.restore(record.clone())
-            {
-                self.note(&record, &admitted);
-            }
-        }
     }
 
     pub(super) fn on_proxy(&mut self, event: proxy::Event) {
@@ -197,14 +213,16 @@ impl Owner {
                 }
             }
             gossip::Event::Catalog { sender, message } => self.catalog.receive(now, sender, message),
-            gossip::Event::Synced { peer, claims } => {
+            gossip::Event::Synced { to, peer, claims } => {
                 self.swim.synced(now, claims);
                 self.after_swim(now);
                 self.catalog.start_sync(now, peer);
+                self.on_exchange(to, Ok(()));
             }
             gossip::Event::SyncFailed { to, error } => {
                 debug!(%to, error, "push-pull failed");
                 self.swim.sync_failed(now, to);
+                self.on_exchange(to, Err(&error));
             }
             gossip::Event::SyncRequest { peer: _, claims, reply } => {
                 // The asker may be gone; its claims are worth having all the same.
@@ -237,7 +255,11 @@ impl Owner {
         if self.catalog.next_timeout().is_some_and(|due| due <= now) {
             self.catalog.tick(now);
         }
+        self.keep_past();
+        self.keep_pending();
+        self.keep_joins();
         self.keep_floor(now);
+        self.advance();
         self.after_catalog(now);
         self.publish();
         self.save();
@@ -322,49 +344,6 @@ impl Owner {
         taken
     }
 
-    fn publish(&mut self) {
-        let freshness = self.freshness();
-        self.dirty |= freshness != self.out.directory.load().freshness;
-        let begun = Instant::now();
-        if !self.dirty || begun < self.publish_at {
-            return;
-        }
-        self.dirty = false;
-        self.index += 1;
-        let members = self
-            .swim
-            .members()
-            .map(|member| (member.node, Membership { state: member.state, incarnation: member.incarnation }));
-        let sources = Sources {
-            local: self.local,
-            index: self.index,
-            freshness,
-            facts: &self.facts,
-            members: &members.collect(),
-            unreachable: &self.unreachable,
-            instances: &self.instances,
-        };
-        let directory = build(&sources, &mut self.vips, &self.out.directory.load());
-        self.out.directory.store(Arc::new(directory));
-        self.out.changes.send_replace(self.index);
-        self.tally.published += 1;
-        self.tally.refused = self.gate.refusals();
-        self.tally.catalog = self.catalog.counters();
-        self.tally.store_failures = self.out.store.failures();
-        self.out.tally.send_replace(self.tally.clone());
-        if let Some(vips) = self.vips.take_changes() {
-            self.out.store.save_vips(vips);
-        }
-        self.publish_at = Instant::now() + PUBLISH_INTERVAL.max(begun.elapsed() * PUBLISH_COST_FACTOR);
-    }
-
-    fn freshness(&self) -> Freshness {
-        let others = self.swim.members().any(|member| member.node != self.local);
-        let alone = self.alone_is_live && !self.has_foreign_records && !others;
-        let live = self.swim.in_contact() || alone;
-        if live { Freshness::Live } else { Freshness::Stale }
-    }
-
     fn save(&mut self) {
         if self.save_at.is_some_and(|at| at <= Instant::now()) {
             self.save_at = None;
@@ -376,11 +355,14 @@ impl Owner {
     /// When [`Owner::turn`] has something to do at the latest.
     pub(super) fn next_turn(&self) -> Instant {
         let cores = [self.swim.next_timeout(), self.catalog.next_timeout()].into_iter().flatten().min();
-        let publish = self.dirty.then_some(self.publish_at);
+        let answers = !self.queue.answers.is_empty();
+        let publish = (self.dirty || self.local_dirty || answers).then_some(self.publish_at);
+        let held_up = self.is_held_up().then(|| Instant::now() + HELD_UP_PAUSE);
+        let pending = self.pending_checks.values().min().copied();
         let later = Instant::now() + Duration::from_secs(1);
         let cores = cores.map(|due| self.started + due);
-        let floor = self.floor_at.map(|(due, _)| due);
-        [cores, publish, self.save_at, floor].into_iter().flatten().fold(later, Instant::min)
+        let others = [self.save_at, self.floor_due(), held_up, pending, self.joins_due()];
+        [cores, publish].into_iter().chain(others).flatten().fold(later, Instant::min)
     }
 
     /// Whom to ask for the mesh. The fleet may share one list: a host is no seed of its own.
@@ -390,7 +372,7 @@ impl Owner {
         self.swim.set_seeds(seeds);
     }
 
-    /// Says goodbye; [`Owner::has_left`] tells when it has been said.
+    /// Says goodbye, once withdrawn; [`Owner::has_left`] tells when it has been said.
     pub(super) fn leave(&mut self) {
         let now = self.now();
         self.swim.leave(now);
@@ -400,19 +382,10 @@ impl Owner {
         self.left
     }
 
-    /// What a person would want to know at a glance.
-    pub(super) fn summary(&self) -> String {
-        let directory = self.out.directory.load();
-        let alive = directory.nodes.values().filter(|node| node.state == MemberState::Alive).count();
-        let freshness = match directory.freshness {
-            Freshness::Live => "in contact",
-            Freshness::Stale => "no contact with other hosts, showing what was last known",
-        };
-        format!("{alive} of {} hosts alive, {} services, {freshness}", directory.nodes.len(), directory.services.len())
-    }
-
     /// The last word to the store.
-    pub(super) fn close(self) {
+    pub(super) fn close(mut self) {
+        self.refuse_waiting();
+        self.tell_answers();
         self.out.store.save_members(self.swim.snapshot());
         if !self.out.store.close(STORE_CLOSE_DEADLINE) {
             warn!("the catalog cache was not written out in time; gossip refills it");

@@ -4,16 +4,13 @@ use std::collections::HashSet;
 use std::time::{Duration, SystemTime};
 
 use tokio::time::Instant;
-use tracing::{debug, error, warn};
+use tracing::{debug, warn};
 
-use super::super::admit::{Admitted, Refusal, Verdict};
-use super::super::own::OwnLog;
+use super::super::admit::{Admitted, Verdict};
 use super::Owner;
 use crate::catalog::{Merge, Relay};
-use crate::model::{NodeId, Now, Record, RecordId, RecordKind, Version};
+use crate::model::{NodeId, Now, Record, RecordId, RecordKind};
 
-/// A host whose disk was set back meets its own past once. One that meets it again and again has a twin.
-const RISES_MAX: u32 = 4;
 /// Records of one peer that may prove false within a second before its deltas are ignored for the rest of it: a check of
 /// a signature costs 50 µs, and they are the owner's.
 const OFFENCES_MAX: u32 = 50;
@@ -104,34 +101,6 @@ impl Owner {
                 debug!(?record, ?refusal, "record refused");
                 Taken::False
             }
-        }
-    }
-
-    /// Others hold records of this host that are newer than its own: its disk went back in time. It speaks again from
-    /// beyond them.
-    fn meet_own_past(&mut self, now: Now, record: &Record) {
-        if record.version() <= self.own.version() || self.rises >= RISES_MAX {
-            return;
-        }
-        if !crate::identity::verify_record(&self.identity.record_key.public(), record) {
-            return self.gate.refuse(self.local, Refusal::OwnName);
-        }
-        self.rises += 1;
-        if self.rises == RISES_MAX {
-            error!(
-                "another host runs with this host's identity (was its disk cloned?): enrol one of them anew, with an empty data directory"
-            );
-            return;
-        }
-        let epoch = record.version().epoch.saturating_add(1);
-        warn!(
-            version = %record.version(), epoch,
-            "other hosts hold records of this host from a later start: was its disk restored? it goes on beyond them"
-        );
-        self.own = OwnLog::new(self.local, epoch);
-        self.out.store.raise_epoch(epoch);
-        if let Err(error) = self.republish(now, Version { epoch, sequence: 0 }) {
-            error!(%error, "this host's records could not be published again");
         }
     }
 

@@ -243,7 +243,7 @@ impl Fleet {
         let hosts: Vec<_> =
             self.hosts().map(|(name, ip, pid, _)| json!({ "name": name, "address": ip, "pid": pid })).collect();
         let service = json!({ "name": SERVICE, "vip": vip, "port": SERVICE_PORT });
-        json!({ "hosts": hosts, "service": service, "directory": self.directory }).to_string()
+        json!({ "version": 1, "hosts": hosts, "service": service, "directory": self.directory }).to_string()
     }
 }
 

@@ -21,7 +21,7 @@ const NODES_MAX: u8 = 16;
 
 /// Run a whole mesh of several hosts on this machine, to try it
 ///
-/// Hosts are 127.0.0.1, 127.0.0.2, … Needs no root, listens on loopback only, and leaves nothing behind at Ctrl-C.
+/// Hosts are 127.0.0.1, 127.0.0.2 and so on. Needs no root, listens on loopback only, and leaves nothing behind at Ctrl-C.
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
     /// How many hosts

@@ -144,6 +144,21 @@ fn srv_names_hosts_where_the_address_is_theirs_and_spells_it_out_where_it_is_not
 }
 
 #[test]
+fn srv_tells_the_weight_of_an_instances_health_and_leaves_hosts_in_maintenance_out() {
+    let reply = ask("weighed.service.mesh.internal.", RecordType::SRV);
+    let told = data(&reply.answers);
+    let wanted = ["1 3 9100 0a070002.addr.mesh.internal.", "1 7 9100 0a070001.addr.mesh.internal."];
+    assert_eq!(told, wanted);
+}
+
+#[test]
+fn a_service_without_a_port_is_found_by_name_and_has_no_vip() {
+    no_data("portless.mesh.internal.", RecordType::A);
+    no_data("portless.mesh.internal.", RecordType::SRV);
+    found("portless.service.mesh.internal.", RecordType::A);
+}
+
+#[test]
 fn every_srv_target_resolves() {
     assert_eq!(found("0a090909.addr.mesh.internal.", RecordType::A), ["10.9.9.9"]);
     assert_eq!(found("fd000000000000000000000000000003.addr.mesh.internal.", RecordType::AAAA), ["fd00::3"]);

@@ -46,7 +46,8 @@ fn instance(service: &str, address: Option<&str>, port: u16, tags: &[&str], heal
     })
 }
 
-/// Three hosts that live, one that failed, one that left; the services `billing`, `pg`, `asleep` and `big`.
+/// Three hosts that live, one that failed, one that left; the services `billing`, `pg`, `asleep`, `big`, `weighed` and
+/// `portless`.
 pub(super) fn fleet() -> Directory {
     let web1 = node(1, "web-01", "10.0.0.11", MemberState::Alive);
     let web2 = node(2, "web-02", "10.0.0.12", MemberState::Suspect);
@@ -68,6 +69,25 @@ pub(super) fn fleet() -> Directory {
         (db1, instance("pg", None, 5432, &["primary"], green)),
         (web2, instance("pg", Some("10.9.9.9"), 5433, &["replica"], green)),
     ];
+    let weigh = |address, health| {
+        let weights = Weights { passing: 7, warning: 3 };
+        let instance = Instance::clone(&instance("weighed", Some(address), 9100, &[], health));
+        Arc::new(Instance { weights, ..instance })
+    };
+    let mut maintained = Node::clone(&web1);
+    maintained.id = NodeId([6; 16]);
+    maintained.facts.checks = vec![CheckStatus {
+        id: "_node_maintenance".into(),
+        name: "m".into(),
+        kind: "maintenance".into(),
+        health: Health::Critical,
+    }];
+    let weighed = vec![
+        (web1.clone(), weigh("10.7.0.1", green)),
+        (web1.clone(), weigh("10.7.0.2", Health::Warning)),
+        (Arc::new(maintained), weigh("10.7.0.3", green)),
+    ];
+    let portless = vec![(web1.clone(), instance("portless", None, 0, &["t"], green))];
     let asleep = vec![(dead, instance("asleep", None, 9000, &["old"], green))];
     let big = (0..BIG).map(|at| {
         let [high, low] = at.to_be_bytes();
@@ -78,6 +98,8 @@ pub(super) fn fleet() -> Directory {
     add(&mut directory, "pg", 2, 5432, &[("primary", 21)], pg);
     add(&mut directory, "asleep", 3, 9000, &[], asleep);
     add(&mut directory, "big", 4, 7000, &[], big.collect());
+    add(&mut directory, "weighed", 5, 9100, &[], weighed);
+    add(&mut directory, "portless", 0, 0, &[], portless);
     directory
 }
 
@@ -90,10 +112,12 @@ fn add(
     instances: Vec<(Arc<Node>, Arc<Instance>)>,
 ) {
     let name = ServiceName::parse(name).unwrap();
-    let vip = Ipv4Addr::new(127, 64, 0, vip);
+    let vip = if vip == 0 { Ipv4Addr::UNSPECIFIED } else { Ipv4Addr::new(127, 64, 0, vip) };
     let tag_vips: BTreeMap<Tag, Ipv4Addr> =
         tags.iter().map(|(tag, last)| (Tag::parse(tag).unwrap(), Ipv4Addr::new(127, 64, 0, *last))).collect();
-    directory.vips.insert(vip, VipTarget { service: name.clone(), tag: None });
+    if !vip.is_unspecified() {
+        directory.vips.insert(vip, VipTarget { service: name.clone(), tag: None });
+    }
     for (tag, vip) in &tag_vips {
         directory.vips.insert(*vip, VipTarget { service: name.clone(), tag: Some(tag.clone()) });
     }

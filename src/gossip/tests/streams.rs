@@ -47,7 +47,7 @@ async fn a_sync_exchanges_members_even_if_they_fill_several_messages() {
         event => panic!("{event:?}"),
     }
     match alice.event().await {
-        Event::Synced { peer, claims } => {
+        Event::Synced { peer, claims, .. } => {
             assert_eq!(peer, bob.node);
             assert!(claims == theirs, "{} claims", claims.len());
         }

@@ -207,12 +207,12 @@ mod tests {
     #[test]
     fn a_request_of_any_form_becomes_origin_form_with_one_host() {
         let h2 = admitted(&[], "http://web.mesh.internal/a?b", Version::HTTP_2).unwrap();
-        assert_eq!((h2.uri.to_string().as_str(), &h2.headers[HOST]), ("/a?b", &"web.mesh.internal"));
+        assert!(h2.uri == "/a?b" && h2.headers[HOST] == "web.mesh.internal", "{h2:?}");
         // RFC 9112 §3.2.2: the Host of an absolute-form request is not believed.
         let absolute = admitted(&[("host", "other")], "http://web:80/", Version::HTTP_11).unwrap();
-        assert_eq!((absolute.uri.to_string().as_str(), &absolute.headers[HOST]), ("/", &"web:80"));
+        assert!(absolute.uri == "/" && absolute.headers[HOST] == "web:80", "{absolute:?}");
         let old = admitted(&[], "/", Version::HTTP_10).unwrap();
-        assert_eq!(&old.headers[HOST], &"web");
+        assert_eq!(old.headers[HOST], "web");
     }
 
     #[test]

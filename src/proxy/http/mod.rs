@@ -22,6 +22,8 @@ mod headers;
 mod ingress;
 mod local;
 mod reason;
+#[cfg(test)]
+mod tests;
 mod upgrade;
 
 use std::future::Future;

@@ -1,0 +1,82 @@
+//! What the owner publishes: the directory, what this host registered, and its counts; and who is answered afterwards.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::super::directory::{Membership, Sources, build};
+use super::Owner;
+use crate::model::{Freshness, MemberState};
+
+/// Changes that come together are published together; building the view of 10,000 instances takes a few milliseconds.
+const PUBLISH_INTERVAL: Duration = Duration::from_millis(2);
+/// The view is rebuilt whole: at most a tenth of the owner's time may go into that.
+const PUBLISH_COST_FACTOR: u32 = 10;
+
+impl Owner {
+    /// Publishes what has changed, when it is time, and answers those who wait for it.
+    pub(super) fn publish(&mut self) {
+        let freshness = self.freshness();
+        self.dirty |= freshness != self.out.directory.load().freshness;
+        let begun = Instant::now();
+        if (self.dirty || self.local_dirty) && begun >= self.publish_at {
+            self.index += 1;
+            if std::mem::take(&mut self.dirty) {
+                self.publish_directory(freshness);
+            }
+            if std::mem::take(&mut self.local_dirty) {
+                self.out.local.store(Arc::new(self.registry.local(self.index)));
+            }
+            self.out.changes.send_replace(self.index);
+            self.publish_at = Instant::now() + PUBLISH_INTERVAL.max(begun.elapsed() * PUBLISH_COST_FACTOR);
+        }
+        if !self.dirty && !self.local_dirty {
+            self.tell_answers();
+        }
+    }
+
+    fn publish_directory(&mut self, freshness: Freshness) {
+        let members = self
+            .swim
+            .members()
+            .map(|member| (member.node, Membership { state: member.state, incarnation: member.incarnation }));
+        let sources = Sources {
+            local: self.local,
+            index: self.index,
+            freshness,
+            facts: &self.facts,
+            members: &members.collect(),
+            unreachable: &self.unreachable,
+            instances: &self.instances,
+        };
+        let directory = build(&sources, &mut self.vips, &self.out.directory.load());
+        self.out.directory.store(Arc::new(directory));
+        self.tally.published += 1;
+        self.tally.refused = self.gate.refusals();
+        self.tally.catalog = self.catalog.counters();
+        self.tally.store_failures = self.out.store.failures();
+        self.out.tally.send_replace(self.tally.clone());
+        if let Some(vips) = self.vips.take_changes() {
+            self.out.store.save_vips(vips);
+        }
+    }
+
+    fn freshness(&self) -> Freshness {
+        let others = self.swim.members().any(|member| member.node != self.local);
+        let alone = self.alone_is_live && !self.has_foreign_records && !others;
+        let live = self.swim.in_contact() || alone;
+        if live { Freshness::Live } else { Freshness::Stale }
+    }
+
+    /// What a person would want to know at a glance.
+    pub(in crate::agent) fn summary(&self) -> String {
+        let directory = self.out.directory.load();
+        let alive = directory.nodes.values().filter(|node| node.state == MemberState::Alive).count();
+        let freshness = match directory.freshness {
+            Freshness::Live => "in contact",
+            Freshness::Stale => "no contact with other hosts, showing what was last known",
+        };
+        format!("{alive} of {} hosts alive, {} services, {freshness}", directory.nodes.len(), directory.services.len())
+    }
+}

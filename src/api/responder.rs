@@ -1,0 +1,317 @@
+//! One request from head to answer: who may ask, what to wait for, what to read, and what to ask of the agent.
+//! `router` and `writes` decide; here their decisions are carried out.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant, SystemTime};
+
+use arc_swap::ArcSwap;
+use bytes::Bytes;
+use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
+use hyper::body::{Body, Incoming};
+use hyper::header::{
+    ACCEPT, ALLOW, CACHE_CONTROL, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, X_CONTENT_TYPE_OPTIONS,
+};
+use hyper::{Request, Response, StatusCode};
+use rand::TryRng;
+use rand::rngs::SysRng;
+use tokio::sync::{Semaphore, mpsc, oneshot, watch};
+use tokio::time::timeout;
+
+use super::answer::Answer;
+use super::consul::{View, index};
+use super::guard::{Via, admit, admit_write};
+use super::own::freshness;
+use super::parameters::{Waiting, resource, waiting, with_jitter};
+use super::request::Asked;
+use super::router::{MetricsForm, Outcome, route};
+use super::telemetry::{prometheus, telemetry};
+use super::watch::{Hub, Resource};
+use super::writes::{Write, decide, refused};
+use super::{CheckOutput, Command, Counters, Local, Metrics, Settings, TrafficSource};
+use crate::model::Directory;
+
+/// A registration with everything in it has a few KiB.
+const BODY_BYTES_MAX: usize = 256 * 1024;
+/// A goodbye spreads in a few gossip rounds.
+const LEAVE_MAX: Duration = Duration::from_secs(20);
+/// The agent writes a registration to disk before it answers; a join asks another host.
+const COMMAND_MAX: Duration = Duration::from_secs(15);
+
+/// Everybody who waits is woken within this.
+const RECENT_MAX: Duration = Duration::from_millis(100);
+
+const CONSUL_INDEX: HeaderName = HeaderName::from_static("x-consul-index");
+const CONSUL_KNOWN_LEADER: HeaderName = HeaderName::from_static("x-consul-knownleader");
+const CONSUL_LAST_CONTACT: HeaderName = HeaderName::from_static("x-consul-lastcontact");
+const CONSUL_CONSISTENCY: HeaderName = HeaderName::from_static("x-consul-effective-consistency");
+const CONSUL_CONTENT_HASH: HeaderName = HeaderName::from_static("x-consul-contenthash");
+const WEFT_FRESHNESS: HeaderName = HeaderName::from_static("x-weft-freshness");
+
+/// What every connection needs.
+pub(super) struct Shared {
+    pub(super) settings: Settings,
+    pub(super) directory: Arc<ArcSwap<Directory>>,
+    pub(super) own: Arc<ArcSwap<Local>>,
+    pub(super) hub: Arc<Hub>,
+    pub(super) metrics: Metrics,
+    pub(super) traffic: TrafficSource,
+    pub(super) check_output: CheckOutput,
+    pub(super) commands: mpsc::Sender<Command>,
+    /// Bodies that may still be read beside those that are.
+    pub(super) bodies: Semaphore,
+    pub(super) recent: Recent,
+    pub(super) counters: Arc<Counters>,
+}
+
+/// The last answer to a client that had waited. A change wakes all who wait for it with the same question, and building
+/// a thousand equal bodies would be most of the time that they are told in.
+#[derive(Default)]
+pub(super) struct Recent(Mutex<Option<(Arc<Directory>, Instant, Asked, Answer)>>);
+
+impl Recent {
+    fn find(&self, directory: &Arc<Directory>, asked: &Asked) -> Option<Answer> {
+        let recent = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let (of, since, to, answer) = recent.as_ref()?;
+        // Outputs of checks change without a publication, so no answer is kept for long.
+        let fresh = Arc::ptr_eq(of, directory) && since.elapsed() < RECENT_MAX;
+        (fresh && to == asked).then(|| answer.clone())
+    }
+
+    fn keep(&self, directory: &Arc<Directory>, asked: &Asked, answer: &Answer) {
+        let entry = (directory.clone(), Instant::now(), asked.clone(), answer.clone());
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(entry);
+    }
+}
+
+/// Returns when the agent stops. An error means that it is gone: as good as the word.
+pub(super) async fn stopped(shutdown: &mut watch::Receiver<bool>) {
+    let _gone = shutdown.wait_for(|stop| *stop).await;
+}
+
+impl Shared {
+    /// Answers one request.
+    pub(super) async fn answer(
+        &self,
+        via: Via,
+        request: Request<Incoming>,
+        stopping: watch::Receiver<bool>,
+    ) -> Response<Full<Bytes>> {
+        Counters::add(&self.counters.requests);
+        let (head, body) = request.into_parts();
+        if let Err(refusal) = admit(via, head.uri.authority(), &head.headers) {
+            Counters::add(&self.counters.requests_refused);
+            return self.respond(Answer::error(StatusCode::FORBIDDEN, &refusal.to_string()));
+        }
+        if body.size_hint().lower() > BODY_BYTES_MAX as u64 {
+            return self.respond(too_large());
+        }
+        let wants_text = wants_text(&head.headers);
+        let asked = Asked::new(head.method, head.uri.path(), head.uri.query().unwrap_or(""), wants_text);
+        let Some(write) = decide(&asked) else {
+            // A client that waits must not hold its head: the two share hyper's buffer.
+            drop((head.headers, head.uri, body));
+            return self.read(asked, stopping).await;
+        };
+        if write.is_ok()
+            && let Err(refusal) = admit_write(via, self.settings.writes_over_tcp, &head.headers)
+        {
+            Counters::add(&self.counters.requests_refused);
+            return self.respond(Answer::error(StatusCode::FORBIDDEN, &refusal.to_string()));
+        }
+        let written = match write {
+            Ok(write) => Box::pin(self.write(write, body)).await,
+            Err(answer) => answer,
+        };
+        self.respond(written)
+    }
+
+    // Reading.
+
+    async fn read(&self, asked: Asked, mut stopping: watch::Receiver<bool>) -> Response<Full<Bytes>> {
+        let mut has_waited = false;
+        match waiting(&asked, self.settings.limits.wait_max) {
+            Ok(None) => {}
+            Ok(Some(Waiting { resource, known, limit })) => {
+                has_waited = true;
+                let limit = with_jitter(limit, SysRng.try_next_u64().unwrap_or(0));
+                tokio::select! {
+                    () = self.hub.wait(resource, known, limit) => {}
+                    () = stopped(&mut stopping) => {}
+                }
+            }
+            Err(answer) => return self.respond(answer),
+        }
+        let directory = self.directory.load_full();
+        let answer = match self.recent.find(&directory, &asked).filter(|_| has_waited) {
+            Some(answer) => answer,
+            None => self.built(&asked, &directory, has_waited),
+        };
+        let mut response = self.response(&directory, self.index_of(&asked, &directory), answer);
+        if matches!(asked.segments().as_slice(), ["v1", "catalog" | "health", ..]) {
+            // Each host answers from its own copy; what differs is whether the copy is kept up to date.
+            let stale = asked.query.first("stale").is_some() || freshness(&directory) == "stale";
+            let consistency = HeaderValue::from_static(if stale { "stale" } else { "default" });
+            response.headers_mut().insert(CONSUL_CONSISTENCY, consistency);
+        }
+        response
+    }
+
+    fn built(&self, asked: &Asked, directory: &Arc<Directory>, keep: bool) -> Answer {
+        let answer = match self.route(asked, directory) {
+            Outcome::Answer(answer) => answer,
+            Outcome::Metrics(form) => self.render(form),
+        };
+        if keep {
+            self.recent.keep(directory, asked, &answer);
+        }
+        answer
+    }
+
+    fn index_of(&self, asked: &Asked, directory: &Directory) -> u64 {
+        match resource(asked) {
+            None | Some(Resource::Own(_)) => index(directory),
+            Some(resource) => self.hub.index(&resource, directory),
+        }
+    }
+
+    fn route(&self, asked: &Asked, directory: &Directory) -> Outcome {
+        let own = self.own.load_full();
+        let announced;
+        let local = match own.index {
+            0 => {
+                announced = Local::announced(directory);
+                &announced
+            }
+            _ => &*own,
+        };
+        let view = View {
+            directory,
+            settings: &self.settings,
+            local,
+            output: &*self.check_output,
+            traffic: &*self.traffic,
+            now: SystemTime::now(),
+        };
+        route(asked, &view)
+    }
+
+    fn render(&self, form: MetricsForm) -> Answer {
+        let mut text = String::new();
+        (self.metrics)(&mut text);
+        match form {
+            MetricsForm::OpenMetrics => Answer::metrics(text),
+            MetricsForm::Prometheus => Answer::prometheus(prometheus(&text)),
+            MetricsForm::Consul { pretty } => Answer::json(&telemetry(&text, SystemTime::now()), pretty),
+        }
+    }
+
+    // Writing.
+
+    async fn write(&self, write: Write, body: Incoming) -> Answer {
+        if write == Write::Leave {
+            return self.leave().await;
+        }
+        let body = if write.takes_body() { self.body(body).await } else { Ok(Bytes::new()) };
+        let body = match body {
+            Ok(body) => body,
+            Err(answer) => return answer,
+        };
+        let (reply, outcome) = oneshot::channel();
+        match write.command(body, reply) {
+            Ok(Some(command)) => self.command(command, outcome).await,
+            Ok(None) => Answer::done(),
+            Err(answer) => answer,
+        }
+    }
+
+    /// The whole body, bounded in size and time; and not many at once.
+    async fn body(&self, body: Incoming) -> Result<Bytes, Answer> {
+        let read = async {
+            let _place = self.bodies.acquire().await.ok();
+            Limited::new(body, BODY_BYTES_MAX).collect().await
+        };
+        let limit = self.settings.limits.body_timeout;
+        match timeout(limit, read).await {
+            Ok(Ok(collected)) => Ok(collected.to_bytes()),
+            Ok(Err(error)) if error.is::<LengthLimitError>() => Err(too_large()),
+            Ok(Err(error)) => Err(Answer::error(StatusCode::BAD_REQUEST, &format!("the body cannot be read: {error}"))),
+            Err(_) => {
+                Counters::add(&self.counters.timed_out);
+                let sentence = format!("the body did not come within {}", humantime::format_duration(limit));
+                Err(Answer::error(StatusCode::REQUEST_TIMEOUT, &sentence))
+            }
+        }
+    }
+
+    async fn command(&self, command: Command, outcome: oneshot::Receiver<Result<(), super::Refused>>) -> Answer {
+        let what = command.to_string();
+        let asked = async {
+            self.commands.send(command).await.ok()?;
+            outcome.await.ok()
+        };
+        match timeout(COMMAND_MAX, asked).await {
+            Ok(Some(Ok(()))) => Answer::done(),
+            Ok(Some(Err(refusal))) => refused(&refusal),
+            Ok(None) => Answer::error(StatusCode::SERVICE_UNAVAILABLE, "the agent is stopping"),
+            Err(_) => {
+                tracing::warn!(what, "a command was not done in time");
+                let sentence = format!("{what}: not done in {} s; see the agent's log", COMMAND_MAX.as_secs());
+                Answer::error(StatusCode::GATEWAY_TIMEOUT, &sentence)
+            }
+        }
+    }
+
+    async fn leave(&self) -> Answer {
+        let (reply, left) = oneshot::channel();
+        let asked = async {
+            self.commands.send(Command::Leave { reply }).await.ok()?;
+            left.await.ok()
+        };
+        match timeout(LEAVE_MAX, asked).await {
+            Ok(Some(())) => Answer::json(&serde_json::json!({ "left": true }), false),
+            Ok(None) => Answer::error(StatusCode::SERVICE_UNAVAILABLE, "the agent is stopping already"),
+            Err(_) => {
+                Answer::error(StatusCode::GATEWAY_TIMEOUT, "the goodbye has not spread in 20 s; see the agent's log")
+            }
+        }
+    }
+
+    // Answering.
+
+    fn respond(&self, answer: Answer) -> Response<Full<Bytes>> {
+        let directory = self.directory.load();
+        self.response(&directory, index(&directory), answer)
+    }
+
+    fn response(&self, directory: &Directory, index: u64, answer: Answer) -> Response<Full<Bytes>> {
+        let mut response = Response::new(Full::new(Bytes::from(answer.body)));
+        *response.status_mut() = answer.status;
+        let headers = response.headers_mut();
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static(answer.content_type));
+        headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+        headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+        headers.insert(CONSUL_INDEX, HeaderValue::from(index));
+        headers.insert(CONSUL_KNOWN_LEADER, HeaderValue::from_static("true"));
+        headers.insert(CONSUL_LAST_CONTACT, HeaderValue::from_static("0"));
+        headers.insert(WEFT_FRESHNESS, HeaderValue::from_static(freshness(directory)));
+        if let Some(allow) = answer.allow {
+            headers.insert(ALLOW, HeaderValue::from_static(allow));
+        }
+        if let Some(hash) = answer.content_hash.and_then(|hash| HeaderValue::try_from(hash).ok()) {
+            headers.insert(CONSUL_CONTENT_HASH, hash);
+        }
+        response
+    }
+}
+
+fn too_large() -> Answer {
+    let sentence = format!("a body of more than {BODY_BYTES_MAX} bytes; no registration needs as many");
+    Answer::error(StatusCode::PAYLOAD_TOO_LARGE, &sentence)
+}
+
+/// Consul's rule: `Accept` begins with `text/plain`, or names OpenMetrics, which is text too.
+fn wants_text(headers: &HeaderMap) -> bool {
+    headers.get(ACCEPT).is_some_and(|accept| {
+        accept.as_bytes().starts_with(b"text/plain") || accept.as_bytes().starts_with(b"application/openmetrics-text")
+    })
+}

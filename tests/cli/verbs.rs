@@ -1,0 +1,328 @@
+//! Each verb against an agent of canned answers: what it asks, what it prints as text and as JSON, how it ends. What is
+//! printed is an interface, so it is compared byte for byte with `snapshots/`; WEFT_SNAPSHOTS=write writes them anew.
+
+use std::fs;
+use std::path::Path;
+use std::process::{Command, Output, Stdio};
+
+use crate::canned;
+use crate::fake::{Agent, Canned};
+
+/// The binary, with nothing of the surroundings that could change what it prints.
+pub(crate) fn weft(agent: &Agent, words: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_weft"));
+    command.args(words).env("WEFT_API", &agent.address).env_remove("NO_COLOR").env("TERM", "xterm");
+    command.stdin(Stdio::null());
+    command
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8(bytes.to_vec()).expect("UTF-8")
+}
+
+/// One run as a snapshot shows it.
+fn shown(agent: &Agent, words: &[&str], output: &Output) -> String {
+    let Output { status, stdout, stderr } = output;
+    let (stdout, stderr) = (text(stdout), text(stderr));
+    let quoted = |word: &&str| if word.contains(' ') { format!("'{word}'") } else { (*word).to_owned() };
+    let words: Vec<String> = words.iter().map(quoted).collect();
+    let mut shown = format!("$ weft {}\n{stdout}", words.join(" "));
+    if !stderr.is_empty() {
+        shown.push_str(&format!("[standard error]\n{stderr}"));
+    }
+    shown.push_str(&format!("[exit code {}]\n", status.code().unwrap_or(-1)));
+    let asked = agent.asked();
+    if !asked.is_empty() {
+        shown.push_str(&format!("[asked]\n{asked}"));
+    }
+    shown.replace(&agent.address, "AGENT")
+}
+
+/// Runs each command line against an agent of its own, and holds all of it against `snapshots/NAME.txt`.
+#[track_caller]
+fn assert_snapshot(name: &str, answers: &[(&str, Vec<Canned>)], command_lines: &[&[&str]]) {
+    let mut runs = Vec::new();
+    for words in command_lines {
+        let agent = Agent::start(answers);
+        let output = weft(&agent, words).output().expect("the weft binary");
+        runs.push(shown(&agent, words, &output));
+    }
+    let found = runs.join("\n");
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/cli/snapshots").join(format!("{name}.txt"));
+    if std::env::var_os("WEFT_SNAPSHOTS").is_some_and(|value| value == "write") {
+        fs::write(&path, &found).expect("the snapshot");
+    }
+    let expected = fs::read_to_string(&path).unwrap_or_default();
+    assert!(found == expected, "{} differs; WEFT_SNAPSHOTS=write takes this over:\n{found}", path.display());
+}
+
+fn once(body: &str) -> Vec<Canned> {
+    vec![Canned::ok(body)]
+}
+
+fn done() -> Vec<Canned> {
+    once("")
+}
+
+fn cluster() -> Vec<(&'static str, Vec<Canned>)> {
+    vec![
+        ("GET /v1/weft/status", once(canned::STATUS)),
+        ("GET /v1/agent/members", once(&canned::members())),
+        ("GET /v1/weft/services", once(&canned::services())),
+        ("GET /v1/agent/checks", once(canned::CHECKS)),
+    ]
+}
+
+#[test]
+fn status() {
+    assert_snapshot("status", &cluster(), &[&["status"], &["status", "--json"]]);
+}
+
+#[test]
+fn status_of_a_mesh_that_is_well() {
+    let answers = [
+        ("GET /v1/weft/status", once(canned::STATUS)),
+        ("GET /v1/agent/members", once(&canned::members_well())),
+        ("GET /v1/weft/services", once(&canned::services_well())),
+        ("GET /v1/agent/checks", once(canned::CHECKS_WELL)),
+    ];
+    assert_snapshot("status_well", &answers, &[&["status"], &["status", "--color", "always"]]);
+}
+
+#[test]
+fn members() {
+    assert_snapshot("members", &cluster(), &[&["members"], &["members", "--json", "--state", "failed"]]);
+}
+
+#[test]
+fn services() {
+    let one = canned::services_well();
+    let answers = [
+        ("GET /v1/weft/services", once(&canned::services())),
+        ("GET /v1/weft/services?name=billing", once(&one)),
+        ("GET /v1/weft/services?name=nothing", once("[]")),
+        ("GET /v1/weft/status", once(canned::STATUS)),
+    ];
+    let lines: &[&[&str]] = &[
+        &["services"],
+        &["services", "--color", "always"],
+        &["services", "v1.billing.mesh.internal"],
+        &["services", "billing", "--json"],
+        &["services", "nothing"],
+    ];
+    assert_snapshot("services", &answers, lines);
+}
+
+#[test]
+fn resolve() {
+    let answers = [("GET /v1/weft/resolve?name=billing", once(canned::RESOLVED))];
+    assert_snapshot("resolve", &answers, &[&["resolve", "billing"], &["resolve", "billing", "--json"]]);
+}
+
+#[test]
+fn explain() {
+    let answers = [
+        ("GET /v1/weft/explain?name=billing", once(canned::EXPLAIN)),
+        ("GET /v1/weft/explain?name=v9.legacy", once(canned::EXPLAIN_NOWHERE)),
+        (
+            "GET /v1/weft/explain?name=nothing",
+            vec![Canned::refused("404 Not Found", "no service named nothing is known")],
+        ),
+        ("GET /v1/weft/status", once(canned::STATUS)),
+    ];
+    let lines: &[&[&str]] = &[
+        &["explain", "billing.mesh.internal"],
+        &["explain", "billing", "--json"],
+        &["explain", "v9.legacy"],
+        &["explain", "nothing"],
+    ];
+    assert_snapshot("explain", &answers, lines);
+}
+
+#[test]
+fn top() {
+    let answers = [
+        ("GET /v1/weft/status", once(canned::STATUS)),
+        ("GET /v1/weft/traffic", vec![Canned::ok(&canned::traffic(100)), Canned::ok(&canned::traffic(110))]),
+    ];
+    let lines: &[&[&str]] = &[
+        &["top", "--once", "--interval", "100ms"],
+        &["top", "--once", "--interval", "100ms", "--json"],
+        &["top", "--interval", "1ms"],
+    ];
+    assert_snapshot("top", &answers, lines);
+}
+
+#[test]
+fn register() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = |name: &str, text: &str| {
+        let path = folder.path().join(name);
+        fs::write(&path, text).expect("a service file");
+        path.to_str().expect("UTF-8").to_owned()
+    };
+    let toml = path(
+        "pg.toml",
+        "[[service]]\nname = \"pg\"\nport = 5432\ntags = [\"primary\"]\n[[service.check]]\ntcp = \"127.0.0.1:5432\"\n\
+         [[service]]\nname = \"web\"\nid = \"web-2\"\nport = 8080\nprotocol = \"http\"\n",
+    );
+    let json = path("web.json", r#"{"Service": {"Name": "web", "ID": "web-1", "Port": 80}}"#);
+    let put = "PUT /v1/agent/service/register?replace-existing-checks=true";
+    let answers = [(put, done())];
+    let run = |answers: &[(&str, Vec<Canned>)], words: &[&str]| {
+        let agent = Agent::start(answers);
+        let output = weft(&agent, words).output().expect("the weft binary");
+        (output.status.code(), text(&output.stdout), text(&output.stderr), agent.asked())
+    };
+    let (code, out, _, asked) = run(&answers, &["register", &toml]);
+    let expected = "pg is registered; it is announced after its first passing check\n\
+                    web-2, an instance of web, is registered\nTo see it: weft services pg\n";
+    assert_eq!((code, out.as_str()), (Some(0), expected));
+    assert_eq!(asked.matches(put).count(), 2);
+    assert!(asked.contains("\"tcp\":\"127.0.0.1:5432\""), "{asked}");
+    let (_, _, _, asked) = run(&answers, &["register", &json]);
+    assert_eq!(asked, format!("{put}\n{{\"ID\":\"web-1\",\"Name\":\"web\",\"Port\":80}}\n"));
+    let refused = [(put, vec![Canned::ok(""), Canned::refused("400 Bad Request", "port 8080 is the agent's own")])];
+    let (code, _, err, _) = run(&refused, &["register", &toml]);
+    assert_eq!(code, Some(2));
+    let expected = "error: web-2 is not registered: port 8080 is the agent's own; before it were registered: pg\n";
+    assert_eq!(err, expected);
+
+    let words =
+        "register --name web --port 8080 --tag v2 --meta team=pay --check http=http://127.0.0.1:8080/ --interval 2s";
+    let words: Vec<&str> = words.split(' ').collect();
+    let lines: &[&[&str]] = &[&words, &[&words[..], &["--json"]].concat(), &["register", "--name", "web"]];
+    assert_snapshot("register", &answers, lines);
+}
+
+#[test]
+fn deregister() {
+    let answers = [
+        ("PUT /v1/agent/service/deregister/billing", done()),
+        ("PUT /v1/agent/service/deregister/a.b", done()),
+        (
+            "PUT /v1/agent/service/deregister/of-a-file",
+            vec![Canned::refused(
+                "400 Bad Request",
+                "of-a-file comes from services.d/x.toml:1; remove it there and reload",
+            )],
+        ),
+        ("GET /v1/agent/services", once(r#"{"billing":{},"a.b":{}}"#)),
+        ("GET /v1/weft/status", once(canned::STATUS)),
+    ];
+    let lines: &[&[&str]] = &[
+        &["deregister", "billing"],
+        &["deregister", "billing.mesh.internal", "--json"],
+        &["deregister", "a.b"],
+        &["deregister", "of-a-file"],
+    ];
+    assert_snapshot("deregister", &answers, lines);
+}
+
+#[test]
+fn maint() {
+    let answers = [
+        ("PUT /v1/agent/maintenance?enable=true&reason=new%20disks", done()),
+        ("PUT /v1/agent/maintenance?enable=false", done()),
+        ("PUT /v1/agent/service/maintenance/billing?enable=true", done()),
+        ("GET /v1/agent/checks", once(canned::CHECKS)),
+    ];
+    let lines: &[&[&str]] = &[
+        &["maint", "on", "--reason", "new disks"],
+        &["maint", "off", "--json"],
+        &["maint", "on", "billing"],
+        &["maint", "status"],
+        &["maint", "status", "web"],
+        &["maint", "status", "--json"],
+    ];
+    assert_snapshot("maint", &answers, lines);
+}
+
+#[test]
+fn join_leave_reload_check() {
+    let nobody = "no host answers at 10.0.0.9:7946";
+    let answers = [
+        ("PUT /v1/agent/join/10.0.0.2%3A7946", done()),
+        ("PUT /v1/agent/join/10.0.0.9", vec![Canned::refused("500 Internal Server Error", nobody)]),
+        ("PUT /v1/agent/leave", done()),
+        ("PUT /v1/agent/force-leave/old-01?prune", done()),
+        ("PUT /v1/agent/force-leave/old-01", done()),
+        ("PUT /v1/agent/reload", vec![Canned::refused("400 Bad Request", "weft.toml:3: unknown key `nmae`")]),
+        ("PUT /v1/agent/check/fail/disk?note=1%25%20free", done()),
+        ("PUT /v1/agent/check/pass/disk", done()),
+    ];
+    let lines: &[&[&str]] = &[
+        &["join", "10.0.0.2:7946", "10.0.0.9"],
+        &["join", "10.0.0.2:7946", "10.0.0.9", "--json"],
+        &["join", "10.0.0.9"],
+        &["leave"],
+        &["leave", "--json"],
+        &["force-leave", "old-01.node.mesh.internal", "--prune"],
+        &["force-leave", "old-01", "--json"],
+        &["reload"],
+        &["check", "fail", "disk", "--note", "1% free"],
+        &["check", "pass", "disk", "--json"],
+    ];
+    assert_snapshot("orders", &answers, lines);
+}
+
+#[test]
+fn watch_once() {
+    let both = canned::health(&[("web-01", "passing"), ("web-02", "warning")]);
+    let answers = [
+        ("GET /v1/health/service/billing?stale", vec![Canned::ok(&both).with("X-Consul-Index: 7")]),
+        (
+            "GET /v1/health/service/billing?stale&passing&tag=blue&tag=v2",
+            vec![Canned::ok("[]").with("X-Consul-Index: 7")],
+        ),
+        ("GET /v1/weft/status", once(canned::STATUS)),
+    ];
+    let lines: &[&[&str]] = &[
+        &["watch", "billing", "--once"],
+        &["watch", "v2.billing", "--once", "--passing", "--tag", "blue"],
+        &["watch", "billing", "--once", "--", "/bin/cat"],
+        &["watch", "billing", "--once", "--", "/bin/false"],
+        &["watch", "billing", "--once", "--", "/nonexistent/program"],
+        &["watch", "web-01.node", "--once"],
+    ];
+    assert_snapshot("watch", &answers, lines);
+}
+
+#[test]
+fn names_for_completion() {
+    let answers = [
+        ("GET /v1/catalog/services", once(r#"{"billing":["v2"],"$(reboot)":[],"web":[]}"#)),
+        ("GET /v1/agent/members", once(&canned::members())),
+        ("GET /v1/agent/services", once(r#"{"billing":{}}"#)),
+    ];
+    let lines: &[&[&str]] =
+        &[&["complete", "services"], &["complete", "nodes"], &["complete", "ids"], &["complete", "checks"]];
+    assert_snapshot("complete", &answers, lines);
+}
+
+#[test]
+fn an_agent_that_is_not_there_is_exit_code_three_for_every_verb() {
+    let api = "/nonexistent/weft.sock";
+    let lines = [
+        "status",
+        "members",
+        "services",
+        "explain x",
+        "top --once",
+        "watch x",
+        "deregister x",
+        "maint on",
+        "join x",
+        "reload",
+    ];
+    for line in lines {
+        let words: Vec<&str> = line.split(' ').chain(["--api", api]).collect();
+        let output = Command::new(env!("CARGO_BIN_EXE_weft")).args(&words).output().expect("the weft binary");
+        assert_eq!(output.status.code(), Some(3), "{line}");
+        let told = text(&output.stderr);
+        assert!(
+            told.starts_with("error: no agent answers at /nonexistent/weft.sock") && told.contains("\n  next: "),
+            "{told}"
+        );
+    }
+}
