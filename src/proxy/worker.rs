@@ -31,7 +31,7 @@ use super::serving::Asked;
 use super::traffic::{Cells, Key, Registry};
 use super::{EnrollConnection, Event, Settings, caller, reach, serving};
 use crate::identity::{PeerIdentity, TlsContexts};
-use crate::model::{Direction, Directory, Node, NodeId, Protocol, ServiceId};
+use crate::model::{Direction, Directory, MemberState, Node, NodeId, Protocol, ServiceId};
 use crate::wire::frame::RstReason;
 
 /// Pause after an accept that failed for want of descriptors or memory.
@@ -168,14 +168,15 @@ async fn prune(worker: Rc<Worker>) {
     }
 }
 
-/// Tells streams when the host on their other side has failed or left, and drops its pooled links.
+/// Tells streams when the host on their other side has failed, and drops its pooled links.
 async fn signal_lost_hosts(worker: Rc<Worker>) {
     let mut changes = worker.changes.clone();
     while changes.changed().await.is_ok() {
         let directory = worker.directory.load_full();
         let mut signals = worker.lost_signals.borrow_mut();
         signals.retain(|node, signal| {
-            let lost = directory.nodes.get(node).is_some_and(|node| !node.state.is_usable());
+            // One that left drains, and closes what it has when that is done.
+            let lost = directory.nodes.get(node).is_some_and(|node| node.state == MemberState::Failed);
             if lost {
                 signal.notify_waiters();
                 worker.pool.forget(*node);

@@ -27,7 +27,7 @@ const BODY_BYTES_KEPT: usize = 8 * 1024;
 /// How long `/hang` says nothing: longer than any test waits.
 const HANG: Duration = Duration::from_secs(60);
 /// How long `/late` takes to answer.
-const LATE: Duration = Duration::from_secs(2);
+const LATE: Duration = Duration::from_secs(4);
 /// After an early answer the rest of the request is thrown away for so long; a close at once would be a reset, and the
 /// answer could be lost with it.
 const LINGER: Duration = Duration::from_secs(5);

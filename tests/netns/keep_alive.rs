@@ -24,6 +24,8 @@ const PATIENCE: Duration = Duration::from_secs(10);
 const TRIAL: Duration = Duration::from_secs(2);
 /// What of that it then asks for: the rest is for the agents' other work while hosts come and go.
 const SHARE: f64 = 0.4;
+/// Less than this shows nothing, whatever the machine can do.
+const RATE_MIN: f64 = 500.0;
 /// After this many requests a connection is closed by its caller, as programs do too.
 const REQUESTS_PER_CONNECTION: usize = 500;
 
@@ -76,7 +78,7 @@ pub(crate) fn client(arguments: &Value) {
     // As fast as the answers come, for a moment.
     let tried = calls(&target, None, &Arc::default(), &|_| {});
     let possible = f64::from(tried) / TRIAL.as_secs_f64();
-    let rate = f64::from(most).min(possible * SHARE);
+    let rate = f64::from(most).min((possible * SHARE).max(RATE_MIN));
     println!("possible: {possible:.0}; requests per second: {rate:.0}");
 
     let stopping = Arc::new(AtomicBool::new(false));
