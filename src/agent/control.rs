@@ -380,3 +380,23 @@ fn with_port(address: &str) -> String {
         Err(_) => format!("{address}:{GOSSIP_PORT}"),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::with_port;
+
+    #[test]
+    fn a_host_to_be_joined_has_the_gossip_port_unless_another_is_given() {
+        let cases = [
+            ("10.0.0.1", "10.0.0.1:7946"),
+            ("10.0.0.1:8301", "10.0.0.1:8301"),
+            ("fd00::1", "[fd00::1]:7946"),
+            ("[fd00::1]:8301", "[fd00::1]:8301"),
+            ("seed.example", "seed.example:7946"),
+            ("seed.example:1", "seed.example:1"),
+        ];
+        for (given, asked) in cases {
+            assert_eq!(with_port(given), asked);
+        }
+    }
+}

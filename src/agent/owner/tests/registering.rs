@@ -230,3 +230,16 @@ fn nothing_kept_is_nothing_stored() {
     let Stored { services, checks, maintenance } = stored;
     assert!(services.is_empty() && checks.is_empty() && maintenance == Maintenance::default());
 }
+
+#[tokio::test]
+async fn so_many_services_by_the_api_and_no_more() {
+    let dir = enrolled();
+    let mut bench = Bench::start(dir.path(), vec![service("of-a-file", &[])]);
+    for number in 0..registry::API_SERVICES_MAX {
+        let definition = service(&format!("s{number}"), &[]);
+        let own = registry::OwnService::new(definition, registry::Origin::Api);
+        bench.owner.registry.services.insert(own.definition.instance.id.clone(), own);
+    }
+    assert!(matches!(bench.register(service("over", &[])).await, Err(Refused::Invalid(why)) if why.contains("4096")));
+    bench.register(service("s7", &["again"])).await.unwrap();
+}
