@@ -57,6 +57,8 @@ pub(super) struct Control {
     found: mpsc::Receiver<Found>,
     finder: mpsc::Sender<Found>,
     reloaded: Option<Reloaded>,
+    /// The files changed while they were taken over.
+    reload_again: bool,
     lookup_at: Instant,
     status_at: Instant,
     leaving: Option<Leaving>,
@@ -112,6 +114,7 @@ impl Control {
             found,
             finder,
             reloaded: None,
+            reload_again: false,
             lookup_at: Instant::now(),
             status_at: Instant::now(),
             leaving: None,
@@ -278,6 +281,8 @@ impl Control {
     /// Takes over what has changed in the files; a mistake in any of them leaves everything as it was.
     fn reload(&mut self, reply: Option<api::Reply>) {
         if self.reloaded.is_some() {
+            // A signal has nobody to be told: it is heeded afterwards.
+            self.reload_again |= reply.is_none();
             return refuse(reply, "a reload is under way; try again when it is done".to_owned());
         }
         let mut config = match Config::load(&self.config.path) {
@@ -294,7 +299,15 @@ impl Control {
     }
 
     fn on_reloaded(&mut self, taken: Result<(), api::Refused>) {
-        let Some(Reloaded { config, reply, .. }) = self.reloaded.take() else { return };
+        let Some(reloaded) = self.reloaded.take() else { return };
+        self.take_over(reloaded, taken);
+        if std::mem::take(&mut self.reload_again) {
+            self.reload(None);
+        }
+    }
+
+    fn take_over(&mut self, reloaded: Reloaded, taken: Result<(), api::Refused>) {
+        let Reloaded { config, reply, .. } = reloaded;
         if let Err(refused) = taken {
             error!("the configuration was not reloaded, nothing has changed:\n{refused}");
             return refuse(reply, refused.to_string());

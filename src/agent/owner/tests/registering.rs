@@ -111,6 +111,9 @@ async fn what_is_refused_changes_nothing_on_disk_or_in_memory() {
     invalid(bench.register(twice.clone()).await, "maintenance");
     twice.checks = vec![CheckDefinition { kind: CheckKind::Script { args: vec!["/bin/true".into()] }, ..check("s") }];
     invalid(bench.register(twice).await, "files only");
+    let definition = Box::new(service("app", &[]));
+    let body = Bytes::from(vec![b' '; 1024 * 1024 + 1]);
+    invalid(bench.ask(Ask::Register { definition, body, replace_checks: false }).await, "1048577 bytes");
     let mut large = service("app", &[]);
     large.instance.meta.insert("notes".into(), "x".repeat(66_000));
     invalid(bench.register(large).await, "shorten");
