@@ -165,7 +165,7 @@ fn headers(section: &mut Section, errors: &mut Vec<ConfigError>) -> Vec<(String,
         };
         match fault {
             Some((what, advice)) => {
-                errors.push(place.error(format!("{name}: {:?} {what}", value::start_of(&key)), advice))
+                errors.push(place.error(format!("{name}: {:?} {what}", value::start_of(&key)), advice));
             }
             None => headers.push((key, text)),
         }

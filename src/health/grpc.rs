@@ -61,13 +61,18 @@ pub(super) async fn attempt(target: &CheckTarget, service: &str, tls: Option<&Ch
     let whom = if service.is_empty() { "the server".to_owned() } else { service.to_owned() };
     let title = format!("gRPC health of {whom} at {target}");
     match ask(target, service, tls, shared).await {
-        Ok(Serving::Serving) => Attempt::new(Health::Passing, format!("{title}: SERVING")),
+        Ok(ServingStatus::Serving) => Attempt::new(Health::Passing, format!("{title}: SERVING")),
         Ok(other) => Attempt::critical(format!("{title}: {}", other.as_str())),
         Err(error) => Attempt::critical(format!("{title}: {error}")),
     }
 }
 
-async fn ask(target: &CheckTarget, service: &str, tls: Option<&CheckTls>, shared: &Tls) -> Result<Serving, GrpcError> {
+async fn ask(
+    target: &CheckTarget,
+    service: &str,
+    tls: Option<&CheckTls>,
+    shared: &Tls,
+) -> Result<ServingStatus, GrpcError> {
     let scheme = if tls.is_some() { "https" } else { "http" };
     let request = Request::post(format!("{scheme}://{target}{METHOD}"))
         .header(CONTENT_TYPE, "application/grpc")
@@ -81,7 +86,7 @@ async fn ask(target: &CheckTarget, service: &str, tls: Option<&CheckTls>, shared
     }
 }
 
-async fn exchange<S>(request: Request<Full<Bytes>>, stream: S) -> Result<Serving, GrpcError>
+async fn exchange<S>(request: Request<Full<Bytes>>, stream: S) -> Result<ServingStatus, GrpcError>
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
@@ -100,7 +105,7 @@ where
     }
 }
 
-async fn read(response: Response<Incoming>) -> Result<Serving, GrpcError> {
+async fn read(response: Response<Incoming>) -> Result<ServingStatus, GrpcError> {
     let (head, mut incoming) = response.into_parts();
     if head.status != StatusCode::OK {
         return Err(GrpcError::Status(head.status));
@@ -135,20 +140,20 @@ fn check_status(headers: &HeaderMap) -> Result<(), GrpcError> {
 
 /// `HealthCheckResponse.ServingStatus`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Serving {
+enum ServingStatus {
     Unknown,
     Serving,
     NotServing,
     ServiceUnknown,
 }
 
-impl Serving {
+impl ServingStatus {
     fn as_str(self) -> &'static str {
         match self {
-            Serving::Unknown => "UNKNOWN",
-            Serving::Serving => "SERVING",
-            Serving::NotServing => "NOT_SERVING",
-            Serving::ServiceUnknown => "SERVICE_UNKNOWN",
+            ServingStatus::Unknown => "UNKNOWN",
+            ServingStatus::Serving => "SERVING",
+            ServingStatus::NotServing => "NOT_SERVING",
+            ServingStatus::ServiceUnknown => "SERVICE_UNKNOWN",
         }
     }
 }
@@ -160,10 +165,10 @@ fn request_message(service: &str) -> Bytes {
         message.push(0x0a); // field 1, of a length
         let mut length = service.len();
         while length >= 0x80 {
-            message.push((length & 0x7f) as u8 | 0x80);
+            message.push(low_byte(length) | 0x80);
             length >>= 7;
         }
-        message.push((length & 0x7f) as u8);
+        message.push(low_byte(length));
         message.extend_from_slice(service.as_bytes());
     }
     let mut framed = vec![0];
@@ -173,8 +178,12 @@ fn request_message(service: &str) -> Bytes {
     framed.into()
 }
 
+fn low_byte(number: usize) -> u8 {
+    number.to_le_bytes()[0]
+}
+
 /// `HealthCheckResponse { ServingStatus status = 1; }` behind its prefix. `None` if it is none.
-fn response_message(framed: &[u8]) -> Option<Serving> {
+fn response_message(framed: &[u8]) -> Option<ServingStatus> {
     let (prefix, message) = framed.split_at_checked(PREFIX_BYTES)?;
     let length = u32::from_be_bytes(prefix.get(1..)?.try_into().ok()?);
     // No compression was offered.
@@ -202,10 +211,10 @@ fn response_message(framed: &[u8]) -> Option<Serving> {
         };
     }
     Some(match status {
-        1 => Serving::Serving,
-        2 => Serving::NotServing,
-        3 => Serving::ServiceUnknown,
-        _ => Serving::Unknown,
+        1 => ServingStatus::Serving,
+        2 => ServingStatus::NotServing,
+        3 => ServingStatus::ServiceUnknown,
+        _ => ServingStatus::Unknown,
     })
 }
 
@@ -302,10 +311,10 @@ mod tests {
         assert_eq!(&request_message("ab")[..], [0, 0, 0, 0, 4, 0x0a, 2, b'a', b'b']);
         assert_eq!(request_message(&"a".repeat(200))[5..8], [0x0a, 0xc8, 1]);
         for (framed, serving) in [
-            (&[0, 0, 0, 0, 0][..], Some(Serving::Unknown)),
-            (&[0, 0, 0, 0, 2, 8, 1], Some(Serving::Serving)),
-            (&[0, 0, 0, 0, 2, 8, 2], Some(Serving::NotServing)),
-            (&[0, 0, 0, 0, 5, 0x12, 1, b'x', 8, 3], Some(Serving::ServiceUnknown)),
+            (&[0, 0, 0, 0, 0][..], Some(ServingStatus::Unknown)),
+            (&[0, 0, 0, 0, 2, 8, 1], Some(ServingStatus::Serving)),
+            (&[0, 0, 0, 0, 2, 8, 2], Some(ServingStatus::NotServing)),
+            (&[0, 0, 0, 0, 5, 0x12, 1, b'x', 8, 3], Some(ServingStatus::ServiceUnknown)),
             (&[1, 0, 0, 0, 2, 8, 1], None),
             (&[0, 0, 0, 0, 3, 8, 1], None),
             (&[0, 0, 0, 0, 1, 8], None),

@@ -42,7 +42,10 @@ pub(super) enum TlsError {
 
 /// Client configurations that checks share: one for each set of roots.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Tls(Arc<Mutex<HashMap<Trust, (Instant, Arc<ClientConfig>)>>>);
+pub(super) struct Tls(Arc<Mutex<HashMap<Trust, Made>>>);
+
+/// A configuration and when it was made.
+type Made = (Instant, Arc<ClientConfig>);
 
 /// Whom a check believes.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]

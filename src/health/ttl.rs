@@ -12,7 +12,9 @@ use crate::model::Health;
 
 /// Reports on their way to the check. The newest replaces one that was not taken yet.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Reports(Arc<(Mutex<Option<(Health, String)>>, Notify)>);
+pub(super) struct Reports(Arc<(Mutex<Option<Report>>, Notify)>);
+
+type Report = (Health, String);
 
 impl Reports {
     pub(super) fn put(&self, health: Health, output: String) {
@@ -20,7 +22,7 @@ impl Reports {
         self.0.1.notify_one();
     }
 
-    async fn next(&self) -> (Health, String) {
+    async fn next(&self) -> Report {
         loop {
             if let Some(report) = self.0.0.lock().unwrap_or_else(PoisonError::into_inner).take() {
                 return report;
