@@ -29,7 +29,10 @@ fn hosts_are_installed_enrolled_reloaded_and_kept_from_broken_files() {
     else {
         return;
     };
-    let controller = Controller::prepare(hosts.folder());
+    let controller = match Controller::prepare(hosts.folder()) {
+        Ok(controller) => controller,
+        Err(reason) => return host::cannot_run(&reason),
+    };
     let mut inventory = Inventory::of(&hosts);
     inventory.set("web-02", "weft_service_files", json!({ "hello.toml": HELLO }));
     let play = |inventory: &Inventory, arguments: &[&str]| {
