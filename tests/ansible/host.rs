@@ -64,7 +64,8 @@ struct Host {
     /// Its namespaces' first process, as this machine numbers it, and the `unshare` that made it.
     init: i32,
     unshare: Child,
-    agent: Option<Child>,
+    /// What runs on it and is not started by its init.
+    others: Vec<Child>,
 }
 
 pub(crate) struct Hosts {
@@ -138,7 +139,7 @@ impl Hosts {
             namespace,
             init: init_pid,
             unshare,
-            agent: None,
+            others: Vec::new(),
         });
         // Until the new root is in place, commands would run on the machine's own.
         let start = Instant::now();
@@ -211,8 +212,26 @@ impl Hosts {
         command.args(["weft", "agent"]).stdin(Stdio::null());
         let log = File::create(self.folder.path().join(format!("{name}.boot"))).expect("a log");
         let agent = command.stdout(log.try_clone().expect("a log")).stderr(log).spawn().expect("nsenter");
+        self.keep(name, agent);
+    }
+
+    fn keep(&mut self, name: &str, process: Child) {
         let host = self.hosts.iter_mut().find(|host| host.name == name).expect("a host");
-        host.agent = Some(agent);
+        host.others.push(process);
+    }
+
+    /// A web server that the host can reach and that has the binary: its URL and checksum there.
+    pub(crate) fn offer_binary(&mut self, name: &str, binary: &Path) -> (String, String) {
+        let folder = binary.parent().expect("a folder").display().to_string();
+        let file = binary.file_name().expect("a name").to_string_lossy().into_owned();
+        let mut command = Command::new("ip");
+        command.args(["netns", "exec", &self.host(name).namespace, "python3", "-m", "http.server", "8099"]);
+        command.args(["--bind", "127.0.0.1", "--directory", &folder]);
+        let server = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn();
+        self.keep(name, server.expect("a web server"));
+        let sum = Command::new("sha256sum").arg(binary).output().expect("sha256sum").stdout;
+        let sum = String::from_utf8_lossy(&sum).split(' ').next().unwrap_or_default().to_owned();
+        (format!("http://127.0.0.1:8099/{file}"), format!("sha256:{sum}"))
     }
 
     fn boot_log(&self, host: &Host) -> String {
@@ -234,9 +253,9 @@ impl Drop for Hosts {
                 let _ = kill_process(pid, Signal::KILL);
             }
             let _ = host.unshare.wait();
-            if let Some(agent) = &mut host.agent {
-                let _ = agent.kill();
-                let _ = agent.wait();
+            for other in &mut host.others {
+                let _ = other.kill();
+                let _ = other.wait();
             }
             let _ = Command::new("ip").args(["netns", "delete", &host.namespace]).output();
         }
