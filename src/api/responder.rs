@@ -89,7 +89,7 @@ impl Recent {
 
     fn keep(&self, directory: &Directory, asked: &Asked, answer: &Answer) {
         let answered =
-            Answered { directory: directory.clone(), at: Instant::now(), asked: asked.clone(), answer: answer.clone() };
+            Answered { index: directory.index, at: Instant::now(), asked: asked.clone(), answer: answer.clone() };
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(answered);
     }
 }
