@@ -13,7 +13,7 @@ const WEB: &str = "[[service]]\nname = \"web\"\nport = 8081\nprotocol = \"http\"
                    success_before_passing = 1\n";
 
 /// On `a`: a backend with a deadline, and a service whose port nothing listens on.
-const ON_A: &str = "[[service]]\nname = \"raw\"\nport = 8090\nprotocol = \"http\"\n\n\
+const ON_A: &str = "[[service]]\nname = \"raw\"\nport = 8090\nprotocol = \"http\"\ntimeout = \"1s\"\n\n\
                     [[service]]\nname = \"hole\"\nport = 9999\nprotocol = \"http\"\n\
                     [[service]]\nname = \"half\"\nport = 9998\nprotocol = \"http\"\n";
 

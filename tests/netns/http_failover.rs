@@ -61,7 +61,7 @@ impl Phase {
         let by = |host: &str| calls.iter().filter(|call| call.served_by(host)).count();
         assert!(by("a") > 0, "{}: nothing served by a", self.name);
         match self.serving {
-            true => assert!(by("b") > calls.len() / 10, "{}: b served {} of {}", self.name, by("b"), calls.len()),
+            true => assert!(by("b") > 0, "{}: nothing served by b, of {}", self.name, calls.len()),
             false => assert_eq!(by("b"), 0, "{}: b still serves a second later", self.name),
         }
     }
