@@ -1,7 +1,8 @@
 //! What operators load into other programs agrees with what is documented: every metric that the alert rules and the
-//! dashboard name is in docs/metrics.md, the rules are complete, and real tools accept them where they are installed.
+//! dashboard name is in docs/metrics.md, and so is every one that an agent exposes; the rules are complete, and real tools
+//! accept them where they are installed.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -25,17 +26,23 @@ fn metric_names(text: &str) -> BTreeSet<String> {
     words.filter(|word| word.starts_with("weft_")).map(str::to_owned).collect()
 }
 
-/// The names in the first column of the tables of docs/metrics.md.
-fn documented() -> BTreeSet<String> {
+/// The names in the first column of the tables of docs/metrics.md, each with its type, the second.
+fn documented() -> BTreeMap<String, String> {
     let page = text("metrics.md");
-    let rows = page.lines().filter_map(|line| line.strip_prefix("| `weft_"));
-    rows.flat_map(|row| metric_names(&format!("weft_{}", row.split(" | ").next().unwrap_or_default()))).collect()
+    let rows = page.lines().filter_map(|line| line.strip_prefix("| `weft_")).map(|row| format!("weft_{row}"));
+    rows.flat_map(|row| {
+        let mut columns = row.split(" | ");
+        let (names, kind) = (columns.next().unwrap_or_default(), columns.next().unwrap_or_default().to_owned());
+        metric_names(names).into_iter().map(move |name| (name, kind.clone())).collect::<Vec<_>>()
+    })
+    .collect()
 }
 
 /// Those of the names that the page does not explain.
-fn unexplained(names: BTreeSet<String>, page: &BTreeSet<String>) -> Vec<String> {
+fn unexplained(names: BTreeSet<String>, page: &BTreeMap<String, String>) -> Vec<String> {
     let family = |name: &str| HISTOGRAM_SUFFIXES.iter().find_map(|suffix| name.strip_suffix(suffix)).map(str::to_owned);
-    let known = |name: &String| page.contains(name) || family(name).is_some_and(|family| page.contains(&family));
+    let known =
+        |name: &String| page.contains_key(name) || family(name).is_some_and(|family| page.contains_key(&family));
     names.into_iter().filter(|name| !known(name)).collect()
 }
 
@@ -126,4 +133,46 @@ fn real_tools_accept_the_alert_rules() {
             Err(error) => eprintln!("{tool} cannot run here: {error}; next: apt-get install {package}"),
         }
     }
+}
+
+/// One agent, alone in a network namespace, for as long as it takes to read its metrics.
+const ASK: &str = r#"
+ip link set lo up && "$WEFT" ca init --cluster alone --node alone --data-dir "$DATA" >&2 || exit 1
+"$WEFT" agent --config "$CONFIG" --data-dir "$DATA" >&2 & agent=$!
+for _ in $(seq 200); do curl -sf http://127.0.0.1:8500/metrics && break; sleep 0.1; done
+kill $agent; wait $agent
+"#;
+
+#[test]
+fn every_metric_that_an_agent_exposes_is_documented_with_its_type() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let config = folder.path().join("weft.toml");
+    let lines = format!(
+        "[node]\nname = \"alone\"\nadvertise = \"127.0.0.1\"\n[cluster]\nname = \"alone\"\n[dns]\nupstreams = []\n\
+         [proxy]\ncapture = \"bind\"\n[api]\nsocket = \"{}/socket\"\n",
+        folder.path().display()
+    );
+    fs::write(&config, lines).expect("weft.toml");
+    let allowed = Command::new("unshare").args(["--net", "true"]).output().is_ok_and(|output| output.status.success());
+    if !allowed {
+        let reason = "no network namespace can be made here; next: run the tests as root, or by tests/run";
+        assert!(std::env::var("WEFT_NETNS").as_deref() != Ok("require"), "{reason}");
+        return eprintln!("{reason}");
+    }
+    let mut command = Command::new("unshare");
+    command.args(["--net", "timeout", "60", "sh", "-c", ASK]).env("WEFT", env!("CARGO_BIN_EXE_weft"));
+    let output = command.env("CONFIG", &config).env("DATA", folder.path().join("data")).output().expect("unshare");
+    let exposed = String::from_utf8_lossy(&output.stdout).into_owned();
+
+    let types = exposed.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split_once(' '));
+    // OpenMetrics types a family without its suffix; who asks for it writes the suffix.
+    let full = |(name, kind): (&str, &str)| match kind {
+        "counter" => (format!("{name}_total"), kind.to_owned()),
+        _ => (name.to_owned(), kind.to_owned()),
+    };
+    let families: BTreeMap<String, String> = types.map(full).collect();
+    assert!(families.len() > 50, "{exposed}{}", String::from_utf8_lossy(&output.stderr));
+    let page = documented();
+    let wrong: Vec<_> = families.iter().filter(|(name, kind)| page.get(*name) != Some(*kind)).collect();
+    assert!(wrong.is_empty(), "docs/metrics.md does not have these, or with another type: {wrong:?}");
 }

@@ -57,6 +57,8 @@ pub(super) struct Control {
     found: mpsc::Receiver<Found>,
     finder: mpsc::Sender<Found>,
     reloaded: Option<Reloaded>,
+    /// The files changed while they were taken over.
+    reload_again: bool,
     lookup_at: Instant,
     status_at: Instant,
     leaving: Option<Leaving>,
@@ -112,6 +114,7 @@ impl Control {
             found,
             finder,
             reloaded: None,
+            reload_again: false,
             lookup_at: Instant::now(),
             status_at: Instant::now(),
             leaving: None,
@@ -278,6 +281,8 @@ impl Control {
     /// Takes over what has changed in the files; a mistake in any of them leaves everything as it was.
     fn reload(&mut self, reply: Option<api::Reply>) {
         if self.reloaded.is_some() {
+            // A signal has nobody to be told: it is heeded afterwards.
+            self.reload_again |= reply.is_none();
             return refuse(reply, "a reload is under way; try again when it is done".to_owned());
         }
         let mut config = match Config::load(&self.config.path) {
@@ -294,7 +299,15 @@ impl Control {
     }
 
     fn on_reloaded(&mut self, taken: Result<(), api::Refused>) {
-        let Some(Reloaded { config, reply, .. }) = self.reloaded.take() else { return };
+        let Some(reloaded) = self.reloaded.take() else { return };
+        self.take_over(reloaded, taken);
+        if std::mem::take(&mut self.reload_again) {
+            self.reload(None);
+        }
+    }
+
+    fn take_over(&mut self, reloaded: Reloaded, taken: Result<(), api::Refused>) {
+        let Reloaded { config, reply, .. } = reloaded;
         if let Err(refused) = taken {
             error!("the configuration was not reloaded, nothing has changed:\n{refused}");
             return refuse(reply, refused.to_string());
@@ -378,5 +391,25 @@ fn with_port(address: &str) -> String {
         Ok(ip) => SocketAddr::new(ip, GOSSIP_PORT).to_string(),
         Err(_) if address.contains(':') => address.to_owned(),
         Err(_) => format!("{address}:{GOSSIP_PORT}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::with_port;
+
+    #[test]
+    fn a_host_to_be_joined_has_the_gossip_port_unless_another_is_given() {
+        let cases = [
+            ("10.0.0.1", "10.0.0.1:7946"),
+            ("10.0.0.1:8301", "10.0.0.1:8301"),
+            ("fd00::1", "[fd00::1]:7946"),
+            ("[fd00::1]:8301", "[fd00::1]:8301"),
+            ("seed.example", "seed.example:7946"),
+            ("seed.example:1", "seed.example:1"),
+        ];
+        for (given, asked) in cases {
+            assert_eq!(with_port(given), asked);
+        }
     }
 }

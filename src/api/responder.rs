@@ -39,6 +39,8 @@ const COMMAND_MAX: Duration = Duration::from_secs(15);
 
 /// Everybody who waits is woken within this.
 const RECENT_MAX: Duration = Duration::from_millis(100);
+/// What is kept stays until the next; larger answers are rarely asked for by many.
+const RECENT_BYTES_MAX: usize = 256 * 1024;
 
 const CONSUL_INDEX: HeaderName = HeaderName::from_static("x-consul-index");
 const CONSUL_KNOWN_LEADER: HeaderName = HeaderName::from_static("x-consul-knownleader");
@@ -66,20 +68,29 @@ pub(super) struct Shared {
 /// The last answer to a client that had waited. A change wakes all who wait for it with the same question, and building
 /// a thousand equal bodies would be most of the time that they are told in.
 #[derive(Default)]
-pub(super) struct Recent(Mutex<Option<(Arc<Directory>, Instant, Asked, Answer)>>);
+pub(super) struct Recent(Mutex<Option<Answered>>);
+
+struct Answered {
+    /// The directory's, which is never given twice.
+    index: u64,
+    at: Instant,
+    asked: Asked,
+    answer: Answer,
+}
 
 impl Recent {
-    fn find(&self, directory: &Arc<Directory>, asked: &Asked) -> Option<Answer> {
+    fn find(&self, directory: &Directory, asked: &Asked) -> Option<Answer> {
         let recent = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let (of, since, to, answer) = recent.as_ref()?;
+        let last = recent.as_ref()?;
         // Outputs of checks change without a publication, so no answer is kept for long.
-        let fresh = Arc::ptr_eq(of, directory) && since.elapsed() < RECENT_MAX;
-        (fresh && to == asked).then(|| answer.clone())
+        let fresh = last.index == directory.index && last.at.elapsed() < RECENT_MAX;
+        (fresh && last.asked == *asked).then(|| last.answer.clone())
     }
 
-    fn keep(&self, directory: &Arc<Directory>, asked: &Asked, answer: &Answer) {
-        let entry = (directory.clone(), Instant::now(), asked.clone(), answer.clone());
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(entry);
+    fn keep(&self, directory: &Directory, asked: &Asked, answer: &Answer) {
+        let answered =
+            Answered { index: directory.index, at: Instant::now(), asked: asked.clone(), answer: answer.clone() };
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(answered);
     }
 }
 
@@ -156,12 +167,12 @@ impl Shared {
         response
     }
 
-    fn built(&self, asked: &Asked, directory: &Arc<Directory>, keep: bool) -> Answer {
+    fn built(&self, asked: &Asked, directory: &Directory, keep: bool) -> Answer {
         let answer = match self.route(asked, directory) {
             Outcome::Answer(answer) => answer,
             Outcome::Metrics(form) => self.render(form),
         };
-        if keep {
+        if keep && answer.body.len() <= RECENT_BYTES_MAX {
             self.recent.keep(directory, asked, &answer);
         }
         answer

@@ -124,7 +124,20 @@ fn every_verb_reads_what_the_api_tells() {
         ));
     });
     let run = |words: &[&str]| verb(words, &address);
-    for words in [&["members"][..], &["services"], &["services", "billing"], &["resolve", "v2.billing"], &["leave"]] {
+    for words in [
+        &["members"][..],
+        &["services"],
+        &["services", "billing"],
+        &["resolve", "v2.billing"],
+        &["status"],
+        &["explain", "v2.billing"],
+        &["explain", "legacy"],
+        &["maint", "status"],
+        &["top", "--once", "--interval", "100ms"],
+        &["watch", "billing", "--once"],
+        &["complete", "services"],
+        &["leave"],
+    ] {
         assert_eq!(run(words), Ok(()), "{words:?}");
     }
     assert_eq!(run(&["resolve", "web-02.node"]), Ok(()));
@@ -135,7 +148,9 @@ fn every_verb_reads_what_the_api_tells() {
 
 /// Parses and runs a verb as `weft` does, as a table and as JSON.
 fn verb(words: &[&str], api: &str) -> Result<(), CliError> {
-    use crate::cli::{leave, members, output::Globals, resolve, services};
+    use crate::cli::{
+        completions, explain, leave, maint, members, output::Globals, resolve, services, status, top, watch,
+    };
     use clap::Parser;
 
     #[derive(Parser)]
@@ -148,20 +163,32 @@ fn verb(words: &[&str], api: &str) -> Result<(), CliError> {
 
     #[derive(clap::Subcommand)]
     enum Verb {
+        Complete(completions::LiveArgs),
+        Explain(explain::Args),
         Leave(leave::Args),
+        Maint(maint::Args),
         Members(members::Args),
         Resolve(resolve::Args),
         Services(services::Args),
+        Status(status::Args),
+        Top(top::Args),
+        Watch(watch::Args),
     }
 
     let run = |extra: &[&str]| {
         let all = [&["weft", "--api", api], words, extra].concat();
         let Weft { globals, verb } = Weft::parse_from(all);
         match verb {
+            Verb::Complete(args) => completions::complete(&args, &globals),
+            Verb::Explain(args) => explain::run(&args, &globals),
             Verb::Leave(args) => leave::run(args, &globals),
+            Verb::Maint(args) => maint::run(&args, &globals),
             Verb::Members(args) => members::run(args, &globals),
             Verb::Resolve(args) => resolve::run(args, &globals),
             Verb::Services(args) => services::run(args, &globals),
+            Verb::Status(args) => status::run(&args, &globals),
+            Verb::Top(args) => top::run(&args, &globals),
+            Verb::Watch(args) => watch::run(args, &globals),
         }
     };
     run(&[]).and_then(|()| run(&["--json"]))

@@ -128,7 +128,7 @@ fn run(cli: Cli) -> Result<(), CliError> {
         Verb::Join(args) => join::run(&args, &globals),
         Verb::ForceLeave(args) => force_leave::run(&args, &globals),
         Verb::Reload(args) => reload::run(&args, &globals),
-        Verb::Completions(args) => completions::run(&args, Cli::command()),
+        Verb::Completions(args) => completions::run(&args, &Cli::command()),
         Verb::Complete(args) => completions::complete(&args, &globals),
         Verb::Man(args) => man::run(&args, Cli::command(), &globals),
     }

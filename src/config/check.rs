@@ -57,7 +57,7 @@ pub(super) fn read(mut section: Section, form: Form, errors: &mut Vec<ConfigErro
     if form.is_consul() {
         consul::set_aside_check_keys(&mut section, errors);
     }
-    let id = section.text("id", errors, short_text);
+    let id = section.text("id", errors, check_id);
     let name = section.text("name", errors, short_text);
     let notes = section.text("notes", errors, notes);
     let kind = check_kind::read(&mut section, form, errors);
@@ -97,7 +97,13 @@ pub(super) fn read_loose(mut section: Section, form: Form, errors: &mut Vec<Conf
     let CheckRead { place, id, name, definition } = read(section, form, errors)?;
     let (id, name) = match (id, name) {
         (Some(id), Some(name)) => (id, name),
-        (None, Some(name)) => (name.clone(), name),
+        (None, Some(name)) => match check_id(&name) {
+            Ok(id) => (id, name),
+            Err(Fault { message, advice }) => {
+                errors.push(place.error(message, advice));
+                return None;
+            }
+        },
         // Consul asks for it in its API, and does without in its own examples of files.
         (Some(id), None) if form != Form::Api => (id.clone(), id),
         _ => {
@@ -124,6 +130,16 @@ fn default_id(service: &ServiceId, number: Option<usize>) -> String {
         Some(number) => format!("service:{service}:{number}"),
         None => format!("service:{service}"),
     }
+}
+
+/// Ids that this agent and Consul's clients know by themselves.
+fn check_id(text: &str) -> Result<String, Fault> {
+    const RESERVED: [&str; 2] = ["serfHealth", "_node_maintenance"];
+    if RESERVED.contains(&text) || text.starts_with("_service_maintenance:") {
+        let message = format!("{:?} is the id of a check that the agent makes", value::start_of(text));
+        return Err(Fault::new(message, "choose another, or leave the key out"));
+    }
+    short_text(text)
 }
 
 fn short_text(text: &str) -> Result<String, Fault> {

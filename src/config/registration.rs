@@ -233,6 +233,8 @@ mod tests {
         refused(of_service(twice), &["the check id \"a\" is there twice"]);
         let itself = r#"{"Name":"web","Check":{"AliasService":"web"}}"#;
         refused(of_service(itself), &["as healthy as itself"]);
+        refused(of_check(r#"{"Name":"a","CheckID":"_service_maintenance:web","TTL":"1s"}"#), &["that the agent makes"]);
+        refused(of_check(r#"{"Name":"_node_maintenance","TTL":"1s"}"#), &["that the agent makes"]);
         refused(of_check(r#"{"TTL":"30s"}"#), &["a check without `name`"]);
         refused(of_check(r#"{"Name":"a","TTL":"30s","Interval":"10s"}"#), &["`interval` in a check of the kind ttl"]);
         refused(of_check(r#"{"Name":"a","TTL":"30 s"}"#), &["\"30 s\" is not a length of time", "\"1m30s\""]);

@@ -34,7 +34,7 @@ use crate::model::{Claim, Record, RecordId};
 
 pub use file::write_atomically;
 pub use open::{MovedAside, Opened};
-pub use registrations::{FileChange, Kept, Registration, Registrations, set_aside};
+pub use registrations::{FileChange, Kept, REGISTRATION_BYTES_MAX, Registration, Registrations, set_aside};
 pub use writer::{FilesDone, StoreWriter};
 
 use cache::Cache;

@@ -20,12 +20,12 @@ use bytes::Bytes;
 use super::file::{place_beside, read_bounded, write_beside};
 use super::{Store, StoreError, file_error};
 
-/// Larger than any body that the API takes.
-const REGISTRATION_BYTES_MAX: u64 = 1024 * 1024;
+/// The longest body that is kept.
+pub const REGISTRATION_BYTES_MAX: u64 = 1024 * 1024;
 /// Reasons of 4,096 services and more.
 const MAINTENANCE_BYTES_MAX: u64 = 16 * 1024 * 1024;
-/// More files than registrations may be.
-const FILES_MAX: usize = 20_000;
+/// More files of a kind than there can be registrations.
+const FILES_MAX: usize = 50_000;
 /// Earlier files of one name that were set aside.
 const ASIDE_MAX: u32 = 1000;
 
@@ -187,11 +187,15 @@ fn kept_in(directory: &Path) -> Result<Vec<Kept>, StoreError> {
         Err(error) => return Err(file_error(directory, "read", error)),
     };
     let mut kept = Vec::new();
-    for entry in entries.take(FILES_MAX) {
+    for entry in entries {
         let path = entry.map_err(|error| file_error(directory, "read", error))?.path();
         let hidden = path.file_name().is_none_or(|name| name.as_encoded_bytes().starts_with(b"."));
         if hidden || path.extension().is_none_or(|extension| extension != "json") {
             continue;
+        }
+        if kept.len() >= FILES_MAX {
+            tracing::error!(path = %directory.display(), "more than {FILES_MAX} registrations; the rest does not count");
+            break;
         }
         match read_bounded(&path, REGISTRATION_BYTES_MAX) {
             Ok(Some(bytes)) => kept.push(Kept { path, bytes }),

@@ -11,7 +11,7 @@ use rustix::fs::{FlockOperation, flock};
 const HERE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/ansible");
 const ANSIBLE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/ansible");
 /// A hang must end before the test runner's patience does.
-const PLAY_SECONDS_MAX: &str = "120";
+const PLAY_SECONDS_MAX: &str = "240";
 
 pub(crate) struct Controller {
     programs: PathBuf,
@@ -27,8 +27,8 @@ pub(crate) struct Played {
 }
 
 impl Controller {
-    /// Installs Ansible below target/ unless that was done before.
-    pub(crate) fn prepare(folder: &Path) -> Controller {
+    /// Installs Ansible below target/ unless that was done before; the error is why it could not be.
+    pub(crate) fn prepare(folder: &Path) -> Result<Controller, String> {
         let requirements = Path::new(HERE).join("requirements.txt");
         let wanted = fs::read_to_string(&requirements).expect("requirements.txt");
         let home = Path::new(env!("CARGO_TARGET_TMPDIR")).join("ansible");
@@ -38,12 +38,12 @@ impl Controller {
         let (programs, mark) = (home.join("venv/bin"), home.join("venv/installed"));
         if fs::read_to_string(&mark).ok().as_deref() != Some(&wanted) {
             let venv = home.join("venv");
-            must(Command::new("python3").args(["-m", "venv", "--clear"]).arg(&venv));
+            run(Command::new("python3").args(["-m", "venv", "--clear"]).arg(&venv))?;
             let mut install = Command::new(programs.join("pip"));
-            must(install.args(["install", "--quiet", "--no-deps", "--requirement"]).arg(&requirements));
+            run(install.args(["install", "--quiet", "--no-deps", "--requirement"]).arg(&requirements))?;
             fs::write(&mark, wanted).expect("the mark");
         }
-        Controller { programs, folder: folder.to_owned() }
+        Ok(Controller { programs, folder: folder.to_owned() })
     }
 
     /// `ansible-playbook site.yml` with this inventory.
@@ -95,8 +95,8 @@ fn recap(printed: &str) -> BTreeMap<String, BTreeMap<String, u32>> {
         .collect()
 }
 
-#[track_caller]
-fn must(command: &mut Command) {
-    let output = command.stdin(Stdio::null()).output().unwrap_or_else(|error| panic!("{command:?}: {error}"));
-    assert!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stderr));
+fn run(command: &mut Command) -> Result<(), String> {
+    let output = command.stdin(Stdio::null()).output().map_err(|error| format!("{command:?}: {error}"))?;
+    let said = String::from_utf8_lossy(&output.stderr);
+    if output.status.success() { Ok(()) } else { Err(format!("{command:?}: {}", said.trim())) }
 }

@@ -22,11 +22,15 @@ const PROGRAMS: &[(&str, &str)] = &[
     ("python3", "python3-venv"),
     ("systemctl", "systemd"),
 ];
+/// The names of namespaces and control groups: this, the id of the process that made them, the suffix.
+const PREFIX: &str = "weft-";
+const SUFFIX: &str = "-ansible";
+
 const SYSTEMD: &str = "/lib/systemd/systemd";
 
 const BOOT_DEADLINE: Duration = Duration::from_secs(20);
 const COMMAND_SECONDS_MAX: &str = "30";
-/// Ends of control groups that are still busy with processes that were just killed.
+/// A control group is busy until the processes that were just killed are gone.
 const REMOVE_DEADLINE: Duration = Duration::from_secs(5);
 
 /// What runs first on a host.
@@ -60,7 +64,8 @@ struct Host {
     /// Its namespaces' first process, as this machine numbers it, and the `unshare` that made it.
     init: i32,
     unshare: Child,
-    agent: Option<Child>,
+    /// What runs on it and is not started by its init.
+    others: Vec<Child>,
 }
 
 pub(crate) struct Hosts {
@@ -75,16 +80,13 @@ pub(crate) struct Hosts {
 impl Hosts {
     /// `None`, with the reason printed, where this machine does not allow it.
     pub(crate) fn raise(names: &[(&str, Init)]) -> Option<Hosts> {
-        if let Err(reason) = can_run() {
-            let reason = format!("the test of the Ansible role cannot run here: {reason}");
-            assert!(std::env::var("WEFT_NETNS").as_deref() != Ok("require"), "{reason}");
-            eprintln!("{reason}");
-            return None;
-        }
+        can_run().map_err(|reason| cannot_run(&reason)).ok()?;
         let machine = take_machine();
         let folder = TempDir::with_prefix("weft-ansible-").expect("a temporary folder");
-        let tag = format!("weft-{}-ansible", std::process::id());
-        let cgroup = cgroup_root(folder.path()).join(&tag);
+        let tag = format!("{PREFIX}{}{SUFFIX}", std::process::id());
+        let root = cgroup_root(folder.path());
+        sweep(&root);
+        let cgroup = root.join(&tag);
         fs::create_dir_all(&cgroup).expect("a control group");
         must(&format!("ip netns add {tag}"));
         let mut hosts = Hosts { hosts: Vec::new(), tag, cgroup, folder, _machine: machine };
@@ -137,7 +139,7 @@ impl Hosts {
             namespace,
             init: init_pid,
             unshare,
-            agent: None,
+            others: Vec::new(),
         });
         // Until the new root is in place, commands would run on the machine's own.
         let start = Instant::now();
@@ -210,8 +212,26 @@ impl Hosts {
         command.args(["weft", "agent"]).stdin(Stdio::null());
         let log = File::create(self.folder.path().join(format!("{name}.boot"))).expect("a log");
         let agent = command.stdout(log.try_clone().expect("a log")).stderr(log).spawn().expect("nsenter");
+        self.keep(name, agent);
+    }
+
+    fn keep(&mut self, name: &str, process: Child) {
         let host = self.hosts.iter_mut().find(|host| host.name == name).expect("a host");
-        host.agent = Some(agent);
+        host.others.push(process);
+    }
+
+    /// A web server that the host can reach and that has the binary: its URL and checksum there.
+    pub(crate) fn offer_binary(&mut self, name: &str, binary: &Path) -> (String, String) {
+        let folder = binary.parent().expect("a folder").display().to_string();
+        let file = binary.file_name().expect("a name").to_string_lossy().into_owned();
+        let mut command = Command::new("ip");
+        command.args(["netns", "exec", &self.host(name).namespace, "python3", "-m", "http.server", "8099"]);
+        command.args(["--bind", "127.0.0.1", "--directory", &folder]);
+        let server = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn();
+        self.keep(name, server.expect("a web server"));
+        let sum = Command::new("sha256sum").arg(binary).output().expect("sha256sum").stdout;
+        let sum = String::from_utf8_lossy(&sum).split(' ').next().unwrap_or_default().to_owned();
+        (format!("http://127.0.0.1:8099/{file}"), format!("sha256:{sum}"))
     }
 
     fn boot_log(&self, host: &Host) -> String {
@@ -233,17 +253,14 @@ impl Drop for Hosts {
                 let _ = kill_process(pid, Signal::KILL);
             }
             let _ = host.unshare.wait();
-            if let Some(agent) = &mut host.agent {
-                let _ = agent.kill();
-                let _ = agent.wait();
+            for other in &mut host.others {
+                let _ = other.kill();
+                let _ = other.wait();
             }
             let _ = Command::new("ip").args(["netns", "delete", &host.namespace]).output();
         }
         let _ = Command::new("ip").args(["netns", "delete", &self.tag]).output();
-        let start = Instant::now();
-        while remove_tree(&self.cgroup).is_err() && start.elapsed() < REMOVE_DEADLINE {
-            std::thread::sleep(Duration::from_millis(50));
-        }
+        remove_group(&self.cgroup);
         let mounted = self.folder.path().join("cgroup");
         if mounted.is_dir() {
             let _ = Command::new("umount").arg(&mounted).output();
@@ -258,6 +275,36 @@ fn enter(init: i32) -> Vec<String> {
          LANG=C.UTF-8 PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
     );
     words.split_whitespace().map(str::to_owned).collect()
+}
+
+/// Ends what is left in a control group of ours and removes it.
+fn remove_group(group: &Path) {
+    let start = Instant::now();
+    // Nothing of ours is left if this file is missing: the kernel is too old for it, or the group is gone.
+    let _ = fs::write(group.join("cgroup.kill"), "1");
+    while remove_tree(group).is_err() && start.elapsed() < REMOVE_DEADLINE {
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}
+
+/// Ends and removes what test processes that were killed have left.
+fn sweep(cgroup_root: &Path) {
+    let is_left = |name: &str| {
+        let maker = name.strip_prefix(PREFIX)?.split('-').next()?.parse::<u32>().ok()?;
+        (name.contains(SUFFIX) && !Path::new(&format!("/proc/{maker}")).exists()).then_some(())
+    };
+    for group in fs::read_dir(cgroup_root).into_iter().flatten().flatten() {
+        if is_left(&group.file_name().to_string_lossy()).is_some() {
+            remove_group(&group.path());
+        }
+    }
+    let listed = Command::new("ip").args(["netns", "list"]).output().map(|output| output.stdout).unwrap_or_default();
+    for line in String::from_utf8_lossy(&listed).lines() {
+        let name = line.split(' ').next().unwrap_or_default();
+        if is_left(name).is_some() {
+            let _ = Command::new("ip").args(["netns", "delete", name]).output();
+        }
+    }
 }
 
 /// A control group can only be removed from its leaves on; its files are not files.
@@ -310,6 +357,13 @@ fn take_machine() -> File {
     file
 }
 
+/// Says why, or fails where that is no excuse.
+pub(crate) fn cannot_run(reason: &str) {
+    let reason = format!("the test of the Ansible role cannot run here: {reason}");
+    assert!(std::env::var("WEFT_NETNS").as_deref() != Ok("require"), "{reason}");
+    eprintln!("{reason}");
+}
+
 /// Why the test cannot run here, in a sentence that says what to do.
 fn can_run() -> Result<(), String> {
     let path = std::env::var_os("PATH").unwrap_or_default();
@@ -317,8 +371,10 @@ fn can_run() -> Result<(), String> {
     if let Some((program, package)) = PROGRAMS.iter().find(|(program, _)| !found(program)) {
         return Err(format!("no `{program}`; next: apt-get install {package}"));
     }
-    if !Path::new(SYSTEMD).exists() {
-        return Err(format!("no {SYSTEMD}; next: apt-get install systemd"));
+    for (file, package) in [(SYSTEMD, "systemd"), ("/usr/bin/python3", "python3")] {
+        if !Path::new(file).exists() {
+            return Err(format!("no {file}; next: apt-get install {package}"));
+        }
     }
     // A host has files of root and of the agent's user; a user namespace of one user has room for one of them.
     if !rustix::process::geteuid().is_root() {

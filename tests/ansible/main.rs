@@ -9,12 +9,16 @@ mod controller;
 mod host;
 
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use controller::{Controller, Played};
+use controller::Controller;
 use host::{Hosts, Init};
+
+/// The agent under test.
+const WEFT: &str = env!("CARGO_BIN_EXE_weft");
 
 /// Agents in debug builds on two busy cores join within a second or two; this is for a machine that does much else.
 const JOIN_DEADLINE: Duration = Duration::from_secs(30);
@@ -29,9 +33,16 @@ fn hosts_are_installed_enrolled_reloaded_and_kept_from_broken_files() {
     else {
         return;
     };
-    let controller = Controller::prepare(hosts.folder());
+    let controller = match Controller::prepare(hosts.folder()) {
+        Ok(controller) => controller,
+        Err(reason) => return host::cannot_run(&reason),
+    };
     let mut inventory = Inventory::of(&hosts);
     inventory.set("web-02", "weft_service_files", json!({ "hello.toml": HELLO }));
+    let (url, checksum) = hosts.offer_binary("box-03", Path::new(WEFT));
+    inventory.set("box-03", "weft_binary_src", json!(""));
+    inventory.set("box-03", "weft_binary_url", json!(url));
+    inventory.set("box-03", "weft_binary_checksum", json!(checksum));
     let play = |inventory: &Inventory, arguments: &[&str]| {
         let start = Instant::now();
         let played = controller.play(&inventory.text(), arguments);
@@ -59,54 +70,53 @@ fn hosts_are_installed_enrolled_reloaded_and_kept_from_broken_files() {
         assert_eq!(second.changed(name), 0, "{name}: {}", second.printed);
     }
 
-    // A key that needs a restart; files that a reload takes over; a file that must not get in.
-    let before = Before::of(&hosts);
-    inventory.set("web-01", "weft_config", json!({ "log": { "format": "json" } }));
-    inventory.set("web-02", "weft_service_files", json!({ "hello.toml": null, "cache.json": CACHE }));
-    inventory.set("web-02", "weft_zone", json!("b"));
-    inventory.set("box-03", "weft_service_files", json!({ "cache.json": CACHE, "hello.toml": BROKEN }));
-    inventory.set("box-03", "weft_zone", json!("c"));
+    // Files that a reload takes over; a key that needs a restart.
+    let before = Pids::of(&hosts);
+    inventory.set("web-01", "weft_service_files", json!({ "cache.json": CACHE }));
+    inventory.set("web-01", "weft_zone", json!("a"));
+    inventory.set("web-02", "weft_config", json!({ "log": { "format": "json" } }));
+    inventory.set("web-02", "weft_service_files", json!({ "hello.toml": null }));
+    inventory.set("box-03", "weft_service_files", json!({ "hello.toml": HELLO }));
+    inventory.set("box-03", "weft_reload_command", json!("pkill -HUP -x weft"));
     let third = play(&inventory, &[]);
-    assert_changes(&hosts, &before, &third);
-}
-
-fn assert_changes(hosts: &Hosts, before: &Before, third: &Played) {
+    third.expect_ok();
     assert_eq!(
-        (third.failed("web-01"), third.failed("web-02"), third.failed("box-03")),
-        (0, 0, 1),
-        "{}",
+        hosts.main_pid("web-01"),
+        before.0["web-01"],
+        "services and the zone need no restart: {}",
         third.printed
     );
+    assert_ne!(hosts.main_pid("web-02"), before.0["web-02"], "log.format needs a restart: {}", third.printed);
+    wait(&hosts, "web-02", "weft services", &["cache", "web-01", "primary"]);
+    wait(&hosts, "web-02", "weft services hello", &["box-03"]);
+    wait(&hosts, "web-02", "weft members --json", &["\"zone\": \"a\""]);
+    let hello = hosts.run("web-02", "weft services hello").expect("weft services");
+    assert!(!hello.contains("web-02"), "{hello}");
 
-    assert_ne!(hosts.main_pid("web-01"), before.pids["web-01"], "log.format needs a restart: {}", third.printed);
-    assert_eq!(hosts.main_pid("web-02"), before.pids["web-02"], "services and the zone need none: {}", third.printed);
-    wait(hosts, "web-01", "weft services", &["cache", "web-02", "primary"]);
-    wait(hosts, "web-01", "weft members --json", &["\"zone\": \"b\""]);
-    let services = hosts.run("web-01", "weft services").expect("weft services");
-    assert!(!services.contains("hello"), "{services}");
-
-    let refusal = third.printed.lines().find(|line| line.starts_with("fatal: [box-03]")).unwrap_or_default();
+    // A file that must not get in, and with it one that might.
+    let (before, files_before) = (Pids::of(&hosts), files(&hosts, "web-01"));
+    inventory.set("web-01", "weft_service_files", json!({ "cache.json": null, "hello.toml": BROKEN }));
+    inventory.set("web-01", "weft_zone", json!("b"));
+    let fourth = play(&inventory, &["--limit", "web-01"]);
+    assert_eq!(fourth.failed("web-01"), 1, "{}", fourth.printed);
+    let refusal = fourth.printed.lines().find(|line| line.starts_with("fatal: [web-01]")).unwrap_or_default();
     for part in ["weft validate refuses the files", "/etc/weft/services.d/hello.toml:3: unknown key `service.prot`"] {
-        assert!(refusal.contains(part), "{part:?} is not in {refusal:?}\n{}", third.printed);
+        assert!(refusal.contains(part), "{part:?} is not in {refusal:?}\n{}", fourth.printed);
     }
-    assert_eq!(files(hosts, "box-03"), before.box_files, "a refused host keeps its files: {}", third.printed);
+    assert_eq!(files(&hosts, "web-01"), files_before, "{}", fourth.printed);
+    assert_eq!(hosts.main_pid("web-01"), before.0["web-01"], "{}", fourth.printed);
     for name in hosts.names() {
-        let left =
-            hosts.run(name, "ls -dA /usr/bin/.weft-* /etc/weft/services.d/.[!.]* /tmp/.ansible* 2>/dev/null").stdout;
-        assert_eq!(left, "", "{name} is left with rubbish");
+        let left = "ls -dA /usr/bin/.weft-* /etc/weft/services.d/.[!.]* /tmp/.ansible* 2>/dev/null";
+        assert_eq!(hosts.run(name, left).stdout, "", "{name} is left with rubbish");
     }
 }
 
-/// What must not change, or must.
-struct Before {
-    pids: BTreeMap<String, String>,
-    box_files: String,
-}
+/// The agents that systemd runs.
+struct Pids(BTreeMap<String, String>);
 
-impl Before {
-    fn of(hosts: &Hosts) -> Before {
-        let pids = ["web-01", "web-02"].map(|name| (name.to_owned(), hosts.main_pid(name)));
-        Before { pids: pids.into(), box_files: files(hosts, "box-03") }
+impl Pids {
+    fn of(hosts: &Hosts) -> Pids {
+        Pids(["web-01", "web-02"].map(|name| (name.to_owned(), hosts.main_pid(name))).into())
     }
 }
 
@@ -167,7 +177,7 @@ fn assert_files_and_units(hosts: &Hosts) {
     let ours: Vec<&str> = verified.stderr.lines().filter(|line| line.contains("weft")).collect();
     assert!(verified.ok && ours.is_empty(), "{verify}: {}{}", verified.stdout, verified.stderr);
     assert_eq!(hosts.run("web-01", "test -s /var/lib/weft/ca/root.key && echo there").stdout, "there\n");
-    assert_eq!(hosts.run("web-02", "ls /var/lib/weft").expect("ls").contains("ca\n"), false);
+    assert!(!hosts.run("web-02", "ls /var/lib/weft").expect("ls").contains("ca\n"));
 }
 
 /// What a person would write into hosts.yml, group_vars and host_vars.
@@ -200,7 +210,7 @@ impl Inventory {
             "ansible_become": false,
             "weft_cluster": "proving",
             "weft_issuer": "web-01",
-            "weft_binary_src": env!("CARGO_BIN_EXE_weft"),
+            "weft_binary_src": WEFT,
             "weft_manage_packages": false,
         } } })
         .to_string()

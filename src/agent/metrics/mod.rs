@@ -196,7 +196,8 @@ impl Sample {
                 ("caller", edge.caller.as_str()),
                 ("node", edge.node.as_str()),
                 ("service", edge.service.as_str()),
-                ("instance", edge.instance.as_str()),
+                // `instance` is the label that scrapers give to their targets.
+                ("service_instance", edge.instance.as_str()),
                 ("protocol", edge.protocol.as_str()),
                 ("code", code),
             ];
@@ -215,7 +216,8 @@ impl Sample {
             let count = directory.nodes.values().filter(|node| node.state == state).count() as u64;
             self.gauge("weft_members", "Hosts by state.", &[("state", state.as_str())], count);
         }
-        let unreachable = directory.nodes.values().filter(|node| !node.mesh_reachable).count() as u64;
+        let unreachable = directory.nodes.values().filter(|node| node.state.is_usable() && !node.mesh_reachable);
+        let unreachable = unreachable.count() as u64;
         self.gauge(
             "weft_members_mesh_unreachable",
             "Hosts whose mesh port does not answer this host.",

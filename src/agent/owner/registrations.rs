@@ -8,14 +8,14 @@ use bytes::Bytes;
 use super::Owner;
 use super::changes::{Ask, Change, Files, Plan};
 use super::registry::{
-    API_SERVICES_MAX, API_SOURCE, HOST_CHECKS_MAX, Maintenance, Origin, OwnService, SERVICE_CHECKS_MAX,
+    API_SERVICES_MAX, API_SOURCE, CHECKS_MAX, HOST_CHECKS_MAX, Maintenance, Origin, OwnService, SERVICE_CHECKS_MAX,
     is_maintenance_check, maintenance_status,
 };
 use crate::agent::own;
 use crate::api::Refused;
 use crate::config::{CheckDefinition, CheckKind, CheckRegistration, ServiceDefinition};
 use crate::model::{Health, ServiceId};
-use crate::store::{FileChange, Registration};
+use crate::store::{FileChange, REGISTRATION_BYTES_MAX, Registration};
 
 /// Records of this host's services, together: the catalogs of others hold 40 MiB of one host.
 const OWN_BYTES_MAX: usize = 32 * 1024 * 1024;
@@ -49,6 +49,7 @@ impl Owner {
         body: Bytes,
         replace_checks: bool,
     ) -> Result<Plan, Refused> {
+        check_body(&body)?;
         definition.instance.checks.clear();
         definition.source = API_SOURCE.to_owned();
         let (id, name) = (definition.instance.id.clone(), definition.instance.service.clone());
@@ -95,6 +96,10 @@ impl Owner {
         if checks > SERVICE_CHECKS_MAX {
             return invalid(format!("service {id:?} would have {checks} checks; keep at most {SERVICE_CHECKS_MAX}"));
         }
+        let old = self.registry.services.get(id).map_or(0, |old| old.checks().count());
+        if checks > old {
+            self.check_total(checks - old)?;
+        }
         let mut instance = self.registry.instance(service);
         if service.maintenance.is_none() {
             // Maintenance must always be possible.
@@ -108,6 +113,15 @@ impl Owner {
                 "the services of this host would take {total} bytes in every host's memory; shorten metadata and tags, \
                  or deregister some, to stay within {OWN_BYTES_MAX}"
             ));
+        }
+        Ok(())
+    }
+
+    /// Holds the host to the number of its checks.
+    fn check_total(&self, more: usize) -> Result<(), Refused> {
+        let count = self.registry.check_count();
+        if count + more > CHECKS_MAX {
+            return invalid(format!("this host has {count} checks, and {CHECKS_MAX} at most; deregister some first"));
         }
         Ok(())
     }
@@ -140,6 +154,7 @@ impl Owner {
 
     fn plan_check(&self, registration: Box<CheckRegistration>, body: Bytes) -> Result<Plan, Refused> {
         let CheckRegistration { service, check } = &*registration;
+        check_body(&body)?;
         check_may_come(check)?;
         if self.registry.standing(&check.id).is_some() && !self.is_added(&check.id) {
             return invalid(format!(
@@ -158,6 +173,7 @@ impl Owner {
                 if others >= HOST_CHECKS_MAX {
                     return invalid(format!("this host has {others} checks of its own; deregister some first"));
                 }
+                self.check_total(usize::from(self.registry.standing(&check.id).is_none()))?;
                 let mut facts = self.own_facts.clone();
                 facts.checks = self.registry.host_statuses(|_| false);
                 facts.checks.extend(maintenance_status(None, Some("")));
@@ -271,6 +287,14 @@ impl Owner {
             Some(None) => self.registry.added_checks.contains_key(check),
             None => false,
         }
+    }
+}
+
+/// What is kept must be read again at the next start.
+fn check_body(body: &Bytes) -> Result<(), Refused> {
+    match body.len() as u64 > REGISTRATION_BYTES_MAX {
+        true => invalid(format!("a registration of {} bytes; keep it within {REGISTRATION_BYTES_MAX}", body.len())),
+        false => Ok(()),
     }
 }
 

@@ -15,6 +15,8 @@ pub(super) const API_SERVICES_MAX: usize = 4096;
 pub(super) const SERVICE_CHECKS_MAX: usize = 64;
 /// Checks of the host itself, from files and by the API.
 pub(super) const HOST_CHECKS_MAX: usize = 256;
+/// Checks of this host in all: eight times what an agent is meant to run, and few enough to be held several times over.
+pub(super) const CHECKS_MAX: usize = 16_384;
 /// Consul's ids of the checks that stand for maintenance.
 const NODE_MAINTENANCE: &str = "_node_maintenance";
 const SERVICE_MAINTENANCE_PREFIX: &str = "_service_maintenance:";
@@ -100,6 +102,11 @@ impl Registry {
     /// Whose check it is and where it stands.
     pub(super) fn standing(&self, check: &str) -> Option<&Standing> {
         self.standings.get(check)
+    }
+
+    /// How many checks there are.
+    pub(super) fn check_count(&self) -> usize {
+        self.standings.len()
     }
 
     /// Takes a verdict; gives what was before. `None` where nothing changed.

@@ -12,6 +12,7 @@ use tracing::{error, info};
 
 use super::super::own::{OwnError, service_bytes};
 use super::Owner;
+use super::registry::Origin;
 use crate::config::ServiceDefinition;
 use crate::identity::Identity;
 use crate::model::{Now, ServiceId, Version};
@@ -58,7 +59,8 @@ impl Owner {
         let record = self.own.node(&self.identity.record_key, &self.own_facts)?;
         let now = self.now();
         self.take_own(now, record);
-        for service in self.registry.services.values() {
+        // A file that asks for what cannot be is a mistake to be corrected; what came by the API is named in the log.
+        for service in self.registry.services.values().filter(|service| service.origin == Origin::File) {
             service_bytes(&self.registry.instance(service))?;
         }
         let ids: Vec<ServiceId> = self.registry.services.keys().cloned().collect();
@@ -86,8 +88,8 @@ impl Owner {
     /// this host's services until they are repaired.
     pub(super) fn keep_floor(&mut self, now: Now) {
         let time = Instant::now();
-        let all_announced = self.registry.services.values().all(|service| service.published.is_some());
-        let is_due = |floor: &mut Floor| floor.latest <= time || (floor.earliest <= time && all_announced);
+        let all_announced = || self.registry.services.values().all(|service| service.published.is_some());
+        let is_due = |floor: &mut Floor| floor.latest <= time || (floor.earliest <= time && all_announced());
         let Some(Floor { version, .. }) = self.floor.take_if(is_due) else { return };
         match self.own.floor(&self.identity.record_key, version) {
             Ok(record) => self.take_own(now, record),

@@ -39,11 +39,11 @@ const ZSH: &str = include_str!("weft.zsh");
 const FISH: &str = include_str!("weft.fish");
 
 /// Runs the verb; `weft` is the whole command line.
-pub(super) fn run(args: &Args, weft: Command) -> Result<(), CliError> {
+pub(super) fn run(args: &Args, weft: &Command) -> Result<(), CliError> {
     print(&script(args.shell, weft))
 }
 
-fn script(shell: For, weft: Command) -> String {
+fn script(shell: For, weft: &Command) -> String {
     match shell {
         For::Bash => around(&of_clap(Shell::Bash, weft), BASH),
         For::Zsh => around(&of_clap(Shell::Zsh, weft), ZSH),
@@ -51,8 +51,8 @@ fn script(shell: For, weft: Command) -> String {
     }
 }
 
-fn of_clap(shell: impl Generator, weft: Command) -> String {
-    let mut shown = without_hidden(&weft);
+fn of_clap(shell: impl Generator, weft: &Command) -> String {
+    let mut shown = without_hidden(weft);
     let mut script = Vec::new();
     generate(shell, &mut shown, "weft", &mut script);
     String::from_utf8_lossy(&script).into_owned()
@@ -85,7 +85,7 @@ mod tests {
     use super::*;
 
     fn script(shell: For) -> String {
-        super::script(shell, crate::cli::Cli::command())
+        super::script(shell, &crate::cli::Cli::command())
     }
 
     #[test]

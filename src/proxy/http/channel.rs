@@ -85,6 +85,11 @@ impl Channels {
         if let Some(place) = host.place() {
             return Ok(place);
         }
+        Box::pin(self.connect(worker, node, &host)).await
+    }
+
+    /// Rare and large: on the heap, so that it does not make every request's future larger.
+    async fn connect(&self, worker: &Worker, node: &Node, host: &Rc<Host>) -> Result<Place, LinkError> {
         let failures = host.failures.get();
         let permit = host.connecting.acquire().await;
         if let Some(place) = host.place() {

@@ -96,7 +96,7 @@ async fn serve_request(
     let under_way = UnderWay::begin(worker, peer, &asked, &instance);
     worker.counters.streams_in.one();
     if request.method() == Method::CONNECT {
-        return upgrade::serve(worker, &instance, request).await;
+        return Box::pin(upgrade::serve(worker, &instance, request)).await;
     }
     let (parts, body) = request.into_parts();
     let mut headers = parts.headers;

@@ -155,7 +155,9 @@ async fn carry(
     headers::prepare(&mut parts.headers, caller);
     if let Some(protocol) = wanted {
         let request = Request::from_parts(parts, body);
-        return upgrade::carry(worker, service, target.tag.clone(), request, protocol, outcome).await;
+        // Rare and large: on the heap, so that it does not make every request's future larger.
+        let upgraded = upgrade::carry(worker, service, target.tag.clone(), request, protocol, outcome);
+        return Box::pin(upgraded).await;
     }
     let call = Call::new(service, target.tag.clone(), (parts.method, parts.uri), parts.headers, body);
     call.carry(worker, outcome).await

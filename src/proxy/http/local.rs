@@ -74,7 +74,7 @@ impl LocalPool {
         body: &Body,
     ) -> Result<Answered, Reason> {
         match instance.protocol {
-            Protocol::Http2 | Protocol::Grpc => self.send_http2(instance, settings, head, body).await,
+            Protocol::Http2 | Protocol::Grpc => Box::pin(self.send_http2(instance, settings, head, body)).await,
             Protocol::Http | Protocol::Tcp => self.send_http1(instance, settings, head, body).await,
         }
     }
@@ -103,18 +103,8 @@ impl LocalPool {
                 },
             }
         }
-        let tcp = deliver::connect(instance, settings).await.map_err(|error| {
-            debug!(instance = %instance.id, %error, "the instance takes no connection");
-            Reason::ConnectFailed
-        })?;
-        let mut builder = http1::Builder::new();
-        builder.max_headers(HEADERS_MAX).max_buf_size(HEAD_BYTES_MAX * 4);
-        let (mut sender, connection) = builder.handshake(TokioIo::new(tcp)).await.map_err(|error| lost(&error))?;
-        spawn_local(async move {
-            if let Err(error) = connection.await {
-                debug!(%error, "a connection to a service ended");
-            }
-        });
+        // Rare and large: on the heap, so that it does not make every request's future larger.
+        let mut sender = Box::pin(connect_http1(instance, settings)).await?;
         let response = sender.send_request(request).await.map_err(|error| lost(&error))?;
         Ok(answered(address, sender, response))
     }
@@ -208,6 +198,22 @@ fn answered(address: SocketAddr, sender: http1::SendRequest<Payload>, response: 
         told.is_some_and(|seconds| Duration::from_secs(seconds) <= IDLE_MAX)
     });
     Answered { response, lease: (!closes && !short).then_some(Lease { address, sender }) }
+}
+
+async fn connect_http1(instance: &Instance, settings: &Settings) -> Result<http1::SendRequest<Payload>, Reason> {
+    let tcp = deliver::connect(instance, settings).await.map_err(|error| {
+        debug!(instance = %instance.id, %error, "the instance takes no connection");
+        Reason::ConnectFailed
+    })?;
+    let mut builder = http1::Builder::new();
+    builder.max_headers(HEADERS_MAX).max_buf_size(HEAD_BYTES_MAX * 4);
+    let (sender, connection) = builder.handshake(TokioIo::new(tcp)).await.map_err(|error| lost(&error))?;
+    spawn_local(async move {
+        if let Err(error) = connection.await {
+            debug!(%error, "a connection to a service ended");
+        }
+    });
+    Ok(sender)
 }
 
 fn to_http1(head: &Head, body: &Body) -> Request<Payload> {

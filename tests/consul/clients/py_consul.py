@@ -8,6 +8,7 @@ import threading
 import time
 
 import consul
+import consul.exceptions
 
 
 def until(what, attempt, seconds=20):
@@ -68,7 +69,7 @@ def read(c):
         raise AssertionError("there is no key-value store")
     try:
         c.health.service("metrics", filter_expr="((")
-    except consul.base.BadRequest:
+    except consul.exceptions.BadRequest:
         pass
     else:
         raise AssertionError("no expression")
@@ -141,7 +142,7 @@ def write(c):
     for wrong in [{"name": ""}, {"name": "web", "port": -1}]:
         try:
             c.agent.service.register(**wrong)
-        except consul.base.BadRequest:
+        except consul.exceptions.BadRequest:
             continue
         raise AssertionError(wrong)
 

@@ -111,6 +111,9 @@ async fn what_is_refused_changes_nothing_on_disk_or_in_memory() {
     invalid(bench.register(twice.clone()).await, "maintenance");
     twice.checks = vec![CheckDefinition { kind: CheckKind::Script { args: vec!["/bin/true".into()] }, ..check("s") }];
     invalid(bench.register(twice).await, "files only");
+    let definition = Box::new(service("app", &[]));
+    let body = Bytes::from(vec![b' '; 1024 * 1024 + 1]);
+    invalid(bench.ask(Ask::Register { definition, body, replace_checks: false }).await, "1048577 bytes");
     let mut large = service("app", &[]);
     large.instance.meta.insert("notes".into(), "x".repeat(66_000));
     invalid(bench.register(large).await, "shorten");
@@ -229,4 +232,17 @@ fn nothing_kept_is_nothing_stored() {
     let stored = kept::read(Registrations::default(), read_service, read_check);
     let Stored { services, checks, maintenance } = stored;
     assert!(services.is_empty() && checks.is_empty() && maintenance == Maintenance::default());
+}
+
+#[tokio::test]
+async fn so_many_services_by_the_api_and_no_more() {
+    let dir = enrolled();
+    let mut bench = Bench::start(dir.path(), vec![service("of-a-file", &[])]);
+    for number in 0..registry::API_SERVICES_MAX {
+        let definition = service(&format!("s{number}"), &[]);
+        let own = registry::OwnService::new(definition, registry::Origin::Api);
+        bench.owner.registry.services.insert(own.definition.instance.id.clone(), own);
+    }
+    assert!(matches!(bench.register(service("over", &[])).await, Err(Refused::Invalid(why)) if why.contains("4096")));
+    bench.register(service("s7", &["again"])).await.unwrap();
 }
