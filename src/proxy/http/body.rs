@@ -10,6 +10,8 @@ use bytes::Bytes;
 use hyper::body::{Body, Frame, Incoming, SizeHint};
 use tokio::time::Instant;
 
+use super::headers::strip_trailers;
+
 /// The part of a request's body that can be sent again elsewhere.
 const REPLAY_BYTES_MAX: usize = 64 * 1024;
 
@@ -65,8 +67,16 @@ impl Source {
                 }
             }
         }
-        Poll::Ready(frame.map(|frame| frame.map_err(BodyError::Application)))
+        Poll::Ready(frame.map(|frame| frame.map(without_framing).map_err(BodyError::Application)))
     }
+}
+
+/// Trailers must not say what belongs to a head: another reader might believe them.
+fn without_framing(mut frame: Frame<Bytes>) -> Frame<Bytes> {
+    if let Some(trailers) = frame.trailers_mut() {
+        strip_trailers(trailers);
+    }
+    frame
 }
 
 /// Why a body ended before its end.
@@ -192,7 +202,7 @@ impl Body for Reply {
         if is_over && let Some(tail) = tail.take() {
             tail.finished();
         }
-        Poll::Ready(frame)
+        Poll::Ready(frame.map(|frame| frame.map(without_framing)))
     }
 
     fn is_end_stream(&self) -> bool {

@@ -40,6 +40,7 @@ pub(super) fn admit(parts: &mut Parts, service: &str) -> Result<(), Malformed> {
         return Err(Malformed("CONNECT asks for a forward proxy"));
     }
     check_framing(parts)?;
+    check_target(parts)?;
     set_host(parts, service)?;
     let target = parts.uri.path_and_query().cloned();
     // `OPTIONS *` has no path in HTTP/2 and `*` in HTTP/1.1.
@@ -64,6 +65,27 @@ fn check_framing(parts: &Parts) -> Result<(), Malformed> {
         }
     }
     Ok(())
+}
+
+/// RFC 9112 §3.2: a path, or a whole URL; `*` belongs to OPTIONS, and a bare authority to CONNECT.
+fn check_target(parts: &Parts) -> Result<(), Malformed> {
+    if parts.uri.scheme().is_none() && parts.uri.authority().is_some() {
+        return Err(Malformed("a target that is neither a path nor a URL"));
+    }
+    if parts.uri.path() == "*" && parts.method != Method::OPTIONS {
+        return Err(Malformed("the target * without OPTIONS"));
+    }
+    if parts.uri.authority().is_some_and(|authority| !is_authority(authority.as_str().as_bytes())) {
+        return Err(Malformed("an authority that is none"));
+    }
+    Ok(())
+}
+
+/// Removes from trailers what only a head may say: framing, the host, what concerns one connection, and Weft's own.
+pub(super) fn strip_trailers(trailers: &mut HeaderMap) {
+    trailers.remove(CONTENT_LENGTH);
+    trailers.remove(HOST);
+    strip(trailers);
 }
 
 /// RFC 9112 §3.2: exactly one Host in HTTP/1.1, and the target's authority goes before it.
