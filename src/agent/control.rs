@@ -226,6 +226,11 @@ impl Control {
         match command {
             Command::Leave { reply } => self.leave(Some(reply)),
             Command::Register { definition, body, replace_checks, reply } => {
+                if let Err(mistakes) = self.config.admits(&definition) {
+                    // Who asked may have hung up.
+                    let _ = reply.send(Err(api::Refused::Invalid(mistakes.to_string())));
+                    return;
+                }
                 self.owner.ask(Ask::Register { definition, body, replace_checks }, Some(reply));
             }
             Command::Deregister { id, reply } => self.owner.ask(Ask::Deregister { id }, Some(reply)),

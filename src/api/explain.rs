@@ -1,8 +1,9 @@
 //! `/v1/weft/explain`: why a call from this host goes where it goes, from the name to the certificate at the other end.
 //! Pure.
 //!
-//! The choice is told as odds: of two candidates drawn at random the one with the lower score takes a call (peak-EWMA
-//! power of two choices), where the score is the moving average of its latency times the calls under way, and one.
+//! The choice is told as odds. Of two candidates drawn at random, requests of HTTP services go likelier to the one with the
+//! lower score (`route::chance`), where the score is the moving average of its latency times the calls under way and one;
+//! connections of others go to the one with fewer calls under way, which is their score.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -15,6 +16,7 @@ use super::resolve::{Name, Unresolved, find_tag, read};
 use super::{Direction, Traffic};
 use crate::identity::PeerIdentity;
 use crate::model::{Health, Instance, Node, Protocol, Service, Tag};
+use crate::route;
 
 #[derive(Debug, Serialize)]
 pub(super) struct Explained<'a> {
@@ -99,9 +101,17 @@ fn candidates<'a>(view: &View<'a>, service: &'a Service, tag: Option<&Tag>) -> V
     let traffic = (view.traffic)();
     let each = service.instances.iter().map(|(node, instance)| candidate(view, &traffic, node, instance, tag));
     let mut candidates: Vec<Candidate<'a>> = each.collect();
-    let scores: Vec<u64> = candidates.iter().filter(|one| one.usable).map(|one| one.score).collect();
-    for candidate in candidates.iter_mut().filter(|one| one.usable) {
-        candidate.chance = chance(candidate.score, &scores);
+    let by_estimate = service.protocol.is_http();
+    for candidate in &mut candidates {
+        candidate.score = match by_estimate {
+            true => candidate.ewma_us.max(1).saturating_mul(candidate.in_flight.saturating_add(1)),
+            false => candidate.in_flight,
+        };
+    }
+    let usable: Vec<usize> = (0..candidates.len()).filter(|index| candidates[*index].usable).collect();
+    let scores: Vec<u64> = usable.iter().map(|index| candidates[*index].score).collect();
+    for (place, index) in usable.into_iter().enumerate() {
+        candidates[index].chance = chance(place, &scores, by_estimate);
     }
     // The likeliest first; those that take no calls last.
     candidates.sort_by(|a, b| {
@@ -146,23 +156,28 @@ fn candidate<'a>(
         reason,
         ewma_us,
         in_flight,
-        score: ewma_us.saturating_mul(in_flight.saturating_add(1)),
+        score: 0,
         chance: 0.0,
         certificate: node.facts.certificates.first().and_then(|leaf| certificate(leaf, view.now)),
     }
 }
 
-/// How likely a candidate is to be the better of two drawn at random; equals share.
-fn chance(score: u64, scores: &[u64]) -> f64 {
+/// How likely the candidate at `place` is to be drawn and to win against the other one that is.
+fn chance(place: usize, scores: &[u64], by_estimate: bool) -> f64 {
     let count = scores.len();
     if count <= 1 {
         return 1.0;
     }
-    let worse = scores.iter().filter(|other| **other > score).count();
-    let equal = scores.iter().filter(|other| **other == score).count() - 1;
+    let own = scores[place];
+    let others = scores.iter().enumerate().filter(|(other, _)| *other != place);
+    let wins = others.map(|(_, &other)| match by_estimate {
+        true => route::chance(own as f64, other as f64),
+        false if own == other => 0.5,
+        false => f64::from(u8::from(own < other)),
+    });
     // Of all pairs, those with it in them that it wins. Instances of one service are a few thousand at most.
     let pairs = count * (count - 1) / 2;
-    (worse as f64 + equal as f64 / 2.0) / pairs as f64
+    wins.sum::<f64>() / pairs as f64
 }
 
 fn certificate(leaf: &[u8], now: SystemTime) -> Option<Certificate> {
@@ -186,8 +201,8 @@ fn chosen(candidates: &[Candidate<'_>]) -> Option<Chosen> {
     let why = match (usable, equals) {
         (1, _) => "it is the only instance that can take a call".to_owned(),
         (_, 1) => format!(
-            "its score, {} (EWMA {} us times {} calls), is the lowest of {usable}: it takes every call for which it is \
-             one of the two drawn, {:.0} % of them",
+            "its score, {} (EWMA {} us, {} calls with the next), is the lowest of {usable}: it is to take {:.0} % of the \
+             next calls",
             best.score,
             best.ewma_us,
             best.in_flight + 1,
@@ -203,12 +218,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn chances_sum_to_one_and_the_worst_of_many_is_never_chosen() {
-        for scores in [vec![5], vec![1, 2], vec![3, 3], vec![1, 2, 3, 4], vec![1, 1, 9], vec![0; 10]] {
-            let sum: f64 = scores.iter().map(|score| chance(*score, &scores)).sum();
-            assert!((sum - 1.0).abs() < 1e-9, "{scores:?}: {sum}");
+    fn chances_sum_to_one_and_fall_with_the_score() {
+        for scores in [vec![5], vec![1, 2], vec![3, 3], vec![1, 2, 3, 4], vec![1, 1, 9], vec![1; 10]] {
+            for by_estimate in [true, false] {
+                let chances: Vec<f64> = (0..scores.len()).map(|place| chance(place, &scores, by_estimate)).collect();
+                assert!((chances.iter().sum::<f64>() - 1.0).abs() < 1e-9, "{scores:?}: {chances:?}");
+                assert!(chances.is_sorted_by(|a, b| a >= b), "{scores:?}: {chances:?}");
+            }
         }
-        assert!((chance(1, &[1, 2, 3, 4]) - 0.5).abs() < 1e-9, "it is one of the two in half of the pairs");
-        assert!(chance(4, &[1, 2, 3, 4]) < 1e-9);
+        assert!((chance(0, &[1, 2, 3, 4], false) - 0.5).abs() < 1e-9, "it is one of the two in half of the pairs");
+        assert!(chance(3, &[1, 2, 3, 4], false) < 1e-9);
+        assert!((chance(1, &[1, 2], true) - 0.2).abs() < 1e-9);
     }
 }

@@ -17,6 +17,8 @@ use crate::route::{self, PeakEwma};
 pub(super) struct Stats {
     open: Cell<u64>,
     ewma: Cell<PeakEwma>,
+    /// Until when it is spared calls, by [`Endpoints`]' time, because one has failed.
+    avoided_until: Cell<Duration>,
     pub(super) cells: Arc<Cells>,
 }
 
@@ -82,19 +84,32 @@ impl Endpoints {
         tried: &[(NodeId, ServiceId)],
         rng: &mut impl rand::Rng,
     ) -> Option<Endpoint> {
-        let now = self.started.elapsed();
-        let load = |endpoint: &Endpoint| match measure {
-            Measure::Open => endpoint.stats.open.get() as f64,
-            Measure::Latency => endpoint.stats.ewma.get().load(now, endpoint.stats.open.get()),
-        };
         if tried.is_empty() {
-            return route::choose(list.len(), |index| load(&list[index]), rng).map(|index| list[index].clone());
+            return self.index_of(list.len(), measure, |index| &list[index], rng).map(|index| list[index].clone());
         }
         let fresh = |endpoint: &&Endpoint| {
             !tried.iter().any(|(node, id)| *node == endpoint.node.id && *id == endpoint.instance.id)
         };
         let left: Vec<&Endpoint> = list.iter().filter(fresh).collect();
-        route::choose(left.len(), |index| load(left[index]), rng).map(|index| left[index].clone())
+        self.index_of(left.len(), measure, |index| left[index], rng).map(|index| left[index].clone())
+    }
+
+    fn index_of<'a>(
+        &self,
+        count: usize,
+        measure: Measure,
+        at: impl Fn(usize) -> &'a Endpoint,
+        rng: &mut impl rand::Rng,
+    ) -> Option<usize> {
+        if measure == Measure::Open {
+            return route::choose(count, |index| at(index).stats.open.get(), rng);
+        }
+        let now = self.started.elapsed();
+        let load = |index: usize| {
+            let stats = &at(index).stats;
+            if stats.avoided_until.get() > now { f64::INFINITY } else { stats.ewma.get().load(now, stats.open.get()) }
+        };
+        route::choose_by_estimate(count, load, rng)
     }
 
     fn list(
@@ -133,7 +148,12 @@ impl Endpoints {
                 instance: instance.id.to_string(),
                 protocol: service.protocol,
             };
-            Rc::new(Stats { open: Cell::new(0), ewma: Cell::default(), cells: self.traffic.cells(key) })
+            Rc::new(Stats {
+                open: Cell::new(0),
+                ewma: Cell::default(),
+                avoided_until: Cell::default(),
+                cells: self.traffic.cells(key),
+            })
         };
         stats.entry((node.id, instance.id.clone())).or_insert_with(make).clone()
     }
@@ -144,6 +164,11 @@ impl Endpoints {
         ewma.observe(self.started.elapsed(), latency);
         endpoint.stats.ewma.set(ewma);
         endpoint.stats.cells.set_ewma(ewma.value_us(self.started.elapsed()));
+    }
+
+    /// Spares an instance calls for a moment, because one has failed.
+    pub(super) fn avoid(&self, endpoint: &Endpoint) {
+        endpoint.stats.avoided_until.set(self.started.elapsed() + route::AVOIDANCE);
     }
 
     /// Lets go of services and instances that are no more.

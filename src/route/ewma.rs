@@ -12,8 +12,9 @@ const DECAY: Duration = Duration::from_secs(10);
 /// What an instance that was never called is held to be: an unknown instance shall be tried, though not by everybody at
 /// once.
 const UNKNOWN_US: f64 = 1_000.0;
-/// What a failed connect counts as: enough to keep calls away while others answer.
-pub const FAILURE: Duration = Duration::from_secs(1);
+/// How long an instance that failed a call is spared others, while there are any that did not. Short: a failed connect
+/// costs a request one more try, and the check says soon enough what is dead.
+pub const AVOIDANCE: Duration = Duration::from_secs(1);
 
 /// The average of one instance, as one caller measures it.
 #[derive(Debug, Clone, Copy, PartialEq)]

@@ -8,7 +8,7 @@ mod ewma;
 
 use rand::{Rng, RngExt};
 
-pub use ewma::{FAILURE, PeakEwma};
+pub use ewma::{AVOIDANCE, PeakEwma};
 
 /// Chooses one of `count` candidates. `load` tells that of the candidate at an index: open calls, or
 /// [`PeakEwma::load`]. `None` if there is none.
@@ -23,6 +23,35 @@ pub fn choose<L: PartialOrd>(count: usize, mut load: impl FnMut(usize) -> L, rng
             Some(if load(second) < load(first) { second } else { first })
         }
     }
+}
+
+/// Chooses one of `count` candidates by loads that are estimates, [`PeakEwma::load`]: of two drawn at random, the one with
+/// less load the likelier, the more it differs.
+///
+/// To take the lesser always would send all calls of a quiet caller to one of two instances that differ by nothing but
+/// chance, for as long as its estimate stays below the other's, which nobody calls and so nobody measures.
+pub fn choose_by_estimate(count: usize, mut load: impl FnMut(usize) -> f64, rng: &mut impl Rng) -> Option<usize> {
+    match count {
+        0 => None,
+        1 => Some(0),
+        _ => {
+            let first = rng.random_range(0..count);
+            let second = (first + rng.random_range(1..count)) % count;
+            let wins = chance(load(first), load(second));
+            Some(if rng.random_bool(wins) { first } else { second })
+        }
+    }
+}
+
+/// How likely [`choose_by_estimate`] takes the first of two, by the squares of their loads: evenly where they are alike, 4
+/// of 5 times where the other has twice as much, 399 of 400 times where it has twenty times as much.
+pub fn chance(load: f64, other: f64) -> f64 {
+    let ratio = load / other;
+    // Both without measure, or both out of use: no reason to prefer either.
+    if !ratio.is_finite() {
+        return if load > other { 0.0 } else { 0.5 };
+    }
+    1.0 / (1.0 + ratio * ratio)
 }
 
 #[cfg(test)]
@@ -42,6 +71,18 @@ mod tests {
         let mut rng = ChaCha8Rng::seed_from_u64(1);
         let loads = [7, 3];
         assert!((0..100).all(|_| choose(2, |i| loads[i], &mut rng) == Some(1)));
+    }
+
+    #[test]
+    fn estimates_that_are_alike_share_and_one_that_is_far_worse_is_hardly_called() {
+        let mut rng = ChaCha8Rng::seed_from_u64(3);
+        let mut share =
+            |loads: [f64; 2]| (0..1_000).filter(|_| choose_by_estimate(2, |i| loads[i], &mut rng) == Some(0)).count();
+        assert!((450..550).contains(&share([1.0, 1.0])));
+        assert!((760..840).contains(&share([1.0, 2.0])));
+        assert!(share([1.0, 50.0]) > 990);
+        assert_eq!(share([f64::INFINITY, 1.0]), 0);
+        assert!((450..550).contains(&share([f64::INFINITY, f64::INFINITY])));
     }
 
     #[test]

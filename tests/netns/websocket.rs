@@ -94,6 +94,8 @@ pub(crate) fn server(arguments: &Value) {
     }
 }
 
+// The error's type is tungstenite's.
+#[allow(clippy::result_large_err)]
 fn echo(stream: TcpStream, name: &str) {
     let accepted = tungstenite::accept_hdr(
         stream,

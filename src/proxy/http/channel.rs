@@ -185,7 +185,7 @@ async fn shake_hands(worker: &Worker, node: &Node) -> Result<Rc<Channel>, LinkEr
         .initial_stream_window_size(STREAM_WINDOW_BYTES)
         .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
         .max_frame_size(FRAME_BYTES_MAX)
-        .max_header_list_size(super::HEAD_BYTES_MAX as u32)
+        .max_header_list_size(super::HEAD_BYTES_MAX)
         .initial_max_send_streams(STREAMS_MAX as usize)
         .max_send_buf_size(STREAM_WINDOW_BYTES as usize);
     let (mut sender, connection) =

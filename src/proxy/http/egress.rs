@@ -45,7 +45,7 @@ pub(in crate::proxy) async fn serve(worker: Rc<Worker>, tls: TlsStream<TcpStream
         .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
         .max_frame_size(FRAME_BYTES_MAX)
         .max_send_buf_size(STREAM_WINDOW_BYTES as usize)
-        .max_header_list_size(HEAD_BYTES_MAX as u32 + 4096)
+        .max_header_list_size(HEAD_BYTES_MAX + 4096)
         .enable_connect_protocol();
     let mut connection = pin!(builder.serve_connection(TokioIo::new(tls), service));
     let mut shutdown = worker.shutdown.clone();

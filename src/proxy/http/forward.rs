@@ -20,7 +20,6 @@ use crate::model::{Directory, NodeId, Protocol, Service, ServiceId, Tag};
 use crate::proxy::endpoints::{Endpoint, Measure, OpenGuard};
 use crate::proxy::traffic::Cells;
 use crate::proxy::worker::{ActiveGuard, Worker};
-use crate::route;
 
 /// Instances tried for one request. Each try costs at most a connect's time.
 const TRIES_MAX: usize = 4;
@@ -68,12 +67,13 @@ impl Call {
             outcome.endpoint = Some(endpoint.clone());
             match asked {
                 Ok(answer) => {
-                    worker.endpoints.observe(&endpoint, begun.elapsed());
+                    // What it took to connect says nothing of the next request.
+                    worker.endpoints.observe(&endpoint, answer.asked_at.elapsed());
                     endpoint.stats.cells.answered(begun.elapsed());
                     return Ok(pass(answer, under_way, worker));
                 }
                 Err(reason) => {
-                    worker.endpoints.observe(&endpoint, route::FAILURE.max(begun.elapsed()));
+                    worker.endpoints.avoid(&endpoint);
                     if !reason.is_untouched() || !self.is_whole() {
                         return Err(reason);
                     }
@@ -106,7 +106,7 @@ impl Call {
                 let Answered { mut response, lease } =
                     worker.local_pool.send(&endpoint.instance, &worker.settings, &self.head, &self.body).await?;
                 strip(response.headers_mut());
-                Ok(Answer { response, lease, place: None })
+                Ok(Answer { response, lease, place: None, asked_at: begun })
             } else {
                 self.ask_host(worker, endpoint).await
             }
@@ -152,10 +152,11 @@ impl Call {
                 Reason::ConnectFailed
             })?;
             let request = self.to_host(endpoint)?;
+            let asked_at = Instant::now();
             match place.sender().try_send_request(request).await {
                 Ok(response) => {
                     worker.counters.streams_out.one();
-                    return judge(response, place);
+                    return judge(response, place, asked_at);
                 }
                 // The connection was closing: it has seen nothing.
                 Err(mut error) => match error.take_message() {
@@ -187,15 +188,17 @@ struct Answer {
     response: Response<Incoming>,
     lease: Option<Lease>,
     place: Option<Place>,
+    /// When there was a connection to ask over.
+    asked_at: Instant,
 }
 
 /// What the other host's agent says itself is taken as if it had happened here.
-fn judge(mut response: Response<Incoming>, place: Place) -> Result<Answer, Reason> {
+fn judge(mut response: Response<Incoming>, place: Place, asked_at: Instant) -> Result<Answer, Reason> {
     if let Some(reason) = response.headers().get(WEFT_ERROR) {
         return Err(Reason::parse(reason.as_bytes()).unwrap_or(Reason::Protocol));
     }
     strip_own(response.headers_mut());
-    Ok(Answer { response, lease: None, place: Some(place) })
+    Ok(Answer { response, lease: None, place: Some(place), asked_at })
 }
 
 fn pass(answer: Answer, under_way: UnderWay, worker: &Rc<Worker>) -> Response<Reply> {

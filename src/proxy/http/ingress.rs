@@ -77,7 +77,7 @@ async fn serve_http1(worker: &Rc<Worker>, tcp: TcpStream, target: Target) -> hyp
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD_TIMEOUT)
         .max_headers(HEADERS_MAX)
-        .max_buf_size(HEAD_BYTES_MAX);
+        .max_buf_size(HEAD_BYTES_MAX as usize);
     let mut connection = pin!(builder.serve_connection(TokioIo::new(tcp), service).with_upgrades());
     let mut shutdown = worker.shutdown.clone();
     tokio::select! {
@@ -99,7 +99,7 @@ async fn serve_http2(worker: &Rc<Worker>, tcp: TcpStream, target: Target) -> hyp
         .initial_connection_window_size(super::CONNECTION_WINDOW_BYTES)
         .max_frame_size(FRAME_BYTES_MAX)
         .max_send_buf_size(STREAM_WINDOW_BYTES as usize)
-        .max_header_list_size(HEAD_BYTES_MAX as u32);
+        .max_header_list_size(HEAD_BYTES_MAX);
     let mut connection = pin!(builder.serve_connection(TokioIo::new(tcp), service));
     let mut shutdown = worker.shutdown.clone();
     tokio::select! {

@@ -57,9 +57,12 @@ pub(super) struct Answered {
     pub(super) lease: Option<Lease>,
 }
 
+/// A connection that waits for its next request, and since when.
+type Idle = (http1::SendRequest<Payload>, Instant);
+
 #[derive(Default)]
 pub(in crate::proxy) struct LocalPool {
-    idle: RefCell<HashMap<SocketAddr, Vec<(http1::SendRequest<Payload>, Instant)>>>,
+    idle: RefCell<HashMap<SocketAddr, Vec<Idle>>>,
     shared: RefCell<HashMap<SocketAddr, http2::SendRequest<Payload>>>,
 }
 
@@ -96,8 +99,10 @@ impl LocalPool {
                     Some(back) => request = back,
                     // A connection that was idle and ends without a word was most likely being closed as the request
                     // went out; a request that may be repeated is (RFC 9110 §9.2.2).
+                    // Once, and on a connection of its own: an instance that hangs up on this request gets it no third time.
                     None if is_repeatable(head, body) && error.error().is_incomplete_message() => {
                         request = to_http1(head, body);
+                        break;
                     }
                     None => return Err(lost(error.error())),
                 },
@@ -206,7 +211,7 @@ async fn connect_http1(instance: &Instance, settings: &Settings) -> Result<http1
         Reason::ConnectFailed
     })?;
     let mut builder = http1::Builder::new();
-    builder.max_headers(HEADERS_MAX).max_buf_size(HEAD_BYTES_MAX * 4);
+    builder.max_headers(HEADERS_MAX).max_buf_size(HEAD_BYTES_MAX as usize * 4);
     let (sender, connection) = builder.handshake(TokioIo::new(tcp)).await.map_err(|error| lost(&error))?;
     spawn_local(async move {
         if let Err(error) = connection.await {

@@ -56,6 +56,6 @@ const CONNECTION_WINDOW_BYTES: u32 = STREAM_WINDOW_BYTES * STREAMS_MAX;
 /// Four TLS records.
 const FRAME_BYTES_MAX: u32 = 64 * 1024;
 /// A request's or response's head, in bytes; NGINX takes 32 KiB, HAProxy 16.
-const HEAD_BYTES_MAX: usize = 64 * 1024;
+const HEAD_BYTES_MAX: u32 = 64 * 1024;
 /// Lines of a head; hyper's own default is 100.
 const HEADERS_MAX: usize = 128;
