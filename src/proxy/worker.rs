@@ -173,14 +173,15 @@ async fn signal_lost_hosts(worker: Rc<Worker>) {
     let mut changes = worker.changes.clone();
     while changes.changed().await.is_ok() {
         let directory = worker.directory.load_full();
+        // One that left drains, and closes what it has when that is done.
+        let has_failed =
+            |node: &NodeId| directory.nodes.get(node).is_some_and(|node| node.state == MemberState::Failed);
+        worker.channels.cut(has_failed);
         let mut signals = worker.lost_signals.borrow_mut();
         signals.retain(|node, signal| {
-            // One that left drains, and closes what it has when that is done.
-            let lost = directory.nodes.get(node).is_some_and(|node| node.state == MemberState::Failed);
-            if lost {
+            if has_failed(node) {
                 signal.notify_waiters();
                 worker.pool.forget(*node);
-                worker.channels.cut(*node);
             }
             // Kept while a stream listens.
             Rc::strong_count(signal) > 1

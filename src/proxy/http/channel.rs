@@ -119,11 +119,15 @@ impl Channels {
         self.hosts.borrow_mut().entry(node).or_insert_with(make).clone()
     }
 
-    /// Ends every connection to a host that has failed or left, with the requests on it.
-    pub(in crate::proxy) fn cut(&self, node: NodeId) {
-        if let Some(host) = self.hosts.borrow_mut().remove(&node) {
-            host.channels.borrow().iter().for_each(|channel| channel.task.abort());
-        }
+    /// Ends every connection to hosts that have failed, with the requests on them.
+    pub(in crate::proxy) fn cut(&self, has_failed: impl Fn(&NodeId) -> bool) {
+        self.hosts.borrow_mut().retain(|node, host| {
+            let failed = has_failed(node);
+            if failed {
+                host.channels.borrow().iter().for_each(|channel| channel.task.abort());
+            }
+            !failed
+        });
     }
 
     /// New requests go over new connections; those under way stay.

@@ -14,7 +14,7 @@ use tracing::debug;
 use super::body::{Payload, Reply, Source, Tail};
 use super::channel::Place;
 use super::headers::{WEFT_INSTANCE, WEFT_SERVICE, WEFT_TAG, strip, strip_own};
-use super::local::{Answered, Body, Head, Lease, is_refused, lost};
+use super::local::{Answered, Body, Head, Lease, is_connection_lost, is_refused, lost};
 use super::reason::{Reason, WEFT_ERROR};
 use crate::model::{Directory, NodeId, Protocol, Service, ServiceId, Tag};
 use crate::proxy::endpoints::{Endpoint, Measure, OpenGuard};
@@ -74,7 +74,7 @@ impl Call {
                 }
                 Err(reason) => {
                     worker.endpoints.avoid(&endpoint);
-                    if !reason.is_untouched() || !self.is_whole() {
+                    if !self.may_go_elsewhere(reason) {
                         return Err(reason);
                     }
                     under_way.goes_elsewhere();
@@ -87,8 +87,11 @@ impl Call {
         Err(last)
     }
 
-    fn is_whole(&self) -> bool {
-        self.body.as_ref().is_none_or(|source| source.borrow().is_whole())
+    /// True if another instance can be asked: nobody has seen the request, or it does no harm that somebody may have (RFC
+    /// 9110 §9.2.2), and all of its body is at hand.
+    fn may_go_elsewhere(&self, reason: Reason) -> bool {
+        let is_safe = reason.is_untouched() || (reason == Reason::HostLost && self.head.method.is_idempotent());
+        is_safe && self.body.as_ref().is_none_or(|source| source.borrow().is_whole())
     }
 
     fn choose(&self, worker: &Worker, tried: &[(NodeId, ServiceId)]) -> Option<Endpoint> {
@@ -162,6 +165,7 @@ impl Call {
                 Err(mut error) => match error.take_message() {
                     Some(_) => {}
                     None if is_refused(error.error()) => return Err(Reason::Refused),
+                    None if is_connection_lost(error.error()) => return Err(Reason::HostLost),
                     None => return Err(lost(error.error())),
                 },
             }

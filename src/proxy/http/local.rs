@@ -250,16 +250,26 @@ fn is_repeatable(head: &Head, body: &Body) -> bool {
     head.method.is_idempotent() && is_whole(body)
 }
 
-/// The other side said that it has not begun with the request (RFC 9113 §8.7).
-pub(super) fn is_refused(error: &hyper::Error) -> bool {
+/// Why the other side ended the stream, where it ended that and not the connection (RFC 9113 §6.4).
+fn stream_reset(error: &hyper::Error) -> Option<h2::Reason> {
     let mut source = std::error::Error::source(error);
     while let Some(error) = source {
         if let Some(error) = error.downcast_ref::<h2::Error>() {
-            return error.reason() == Some(h2::Reason::REFUSED_STREAM);
+            return error.reason().filter(|_| error.is_reset());
         }
         source = error.source();
     }
-    false
+    None
+}
+
+/// The other side said that it has not begun with the request (RFC 9113 §8.7).
+pub(super) fn is_refused(error: &hyper::Error) -> bool {
+    stream_reset(error) == Some(h2::Reason::REFUSED_STREAM)
+}
+
+/// The connection was lost, and not this request's stream alone.
+pub(super) fn is_connection_lost(error: &hyper::Error) -> bool {
+    stream_reset(error).is_none()
 }
 
 /// What it means that the exchange has failed.

@@ -24,12 +24,15 @@ pub(super) enum Reason {
     Timeout,
     /// The connection was lost before the response began.
     Reset,
+    /// The connection to the instance's host was lost, with all requests on it: nobody knows which it has seen.
+    HostLost,
     /// The service answered something that is no HTTP.
     Protocol,
     /// The instance's host is stopping.
     Draining,
 }
 
+/// Those that cross between hosts.
 const ALL: [Reason; 9] = [
     Reason::BadRequest,
     Reason::NoService,
@@ -52,7 +55,7 @@ impl Reason {
             Reason::ConnectFailed => "connect-failed",
             Reason::Refused => "refused",
             Reason::Timeout => "timeout",
-            Reason::Reset => "reset",
+            Reason::Reset | Reason::HostLost => "reset",
             Reason::Protocol => "protocol",
             Reason::Draining => "draining",
         }
@@ -67,7 +70,7 @@ impl Reason {
     pub(super) fn status(self) -> StatusCode {
         match self {
             Reason::BadRequest => StatusCode::BAD_REQUEST,
-            Reason::ConnectFailed | Reason::Reset | Reason::Protocol => StatusCode::BAD_GATEWAY,
+            Reason::ConnectFailed | Reason::Reset | Reason::HostLost | Reason::Protocol => StatusCode::BAD_GATEWAY,
             Reason::NoService | Reason::NoInstance | Reason::Refused | Reason::Draining => {
                 StatusCode::SERVICE_UNAVAILABLE
             }
@@ -90,6 +93,7 @@ impl Reason {
             Reason::Refused => format!("the host of {service} does not serve it any more"),
             Reason::Timeout => format!("{service} has not answered in time"),
             Reason::Reset => format!("{service} broke the connection off before it answered"),
+            Reason::HostLost => format!("the host of {service} was lost before it answered"),
             Reason::Protocol => format!("{service} answered something that is no HTTP"),
             Reason::Draining => format!("the host of {service} is stopping"),
         };
