@@ -3,6 +3,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
+use std::net::Shutdown;
 use std::rc::Rc;
 use std::time::{Duration, SystemTime};
 
@@ -10,7 +11,7 @@ use hyper::client::conn::http2;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::TcpStream;
 use tokio::sync::Semaphore;
-use tokio::task::{AbortHandle, spawn_local};
+use tokio::task::spawn_local;
 use tokio::time::{Instant, timeout};
 use tokio_rustls::TlsConnector;
 use tracing::debug;
@@ -32,13 +33,18 @@ pub(super) struct Channel {
     open: Cell<usize>,
     not_after: SystemTime,
     used_at: Cell<Instant>,
-    task: AbortHandle,
+    /// It takes no more requests; those under way stay.
+    is_retired: Cell<bool>,
+    /// The connection's socket. hyper lets requests that are under way end whatever becomes of its handles: only the
+    /// socket's end ends them.
+    socket: std::net::TcpStream,
 }
 
-impl Drop for Channel {
-    fn drop(&mut self) {
-        // Nobody uses it any more: those who do hold it.
-        self.task.abort();
+impl Channel {
+    /// Ends the connection, with the requests on it.
+    fn cut(&self) {
+        // Fails only on a socket that has ended.
+        let _ = self.socket.shutdown(Shutdown::Both);
     }
 }
 
@@ -124,7 +130,7 @@ impl Channels {
         self.hosts.borrow_mut().retain(|node, host| {
             let failed = has_failed(node);
             if failed {
-                host.channels.borrow().iter().for_each(|channel| channel.task.abort());
+                host.channels.borrow().iter().for_each(|channel| channel.cut());
             }
             !failed
         });
@@ -133,7 +139,7 @@ impl Channels {
     /// New requests go over new connections; those under way stay.
     pub(in crate::proxy) fn forget(&self, node: NodeId) {
         if let Some(host) = self.hosts.borrow().get(&node) {
-            host.channels.borrow_mut().clear();
+            host.channels.borrow().iter().for_each(|channel| channel.is_retired.set(true));
         }
     }
 
@@ -142,7 +148,8 @@ impl Channels {
         self.hosts.borrow_mut().retain(|_, host| {
             let mut channels = host.channels.borrow_mut();
             channels.retain(|channel| {
-                let is_idle = channel.open.get() == 0 && channel.used_at.get().elapsed() > IDLE_CALLER_MAX;
+                let limit = if channel.is_retired.get() { Duration::ZERO } else { IDLE_CALLER_MAX };
+                let is_idle = channel.open.get() == 0 && channel.used_at.get().elapsed() >= limit;
                 !is_idle && !channel.sender.is_closed()
             });
             !channels.is_empty() || host.connecting.available_permits() == 0
@@ -155,10 +162,12 @@ impl Host {
     fn place(&self) -> Option<Place> {
         let mut channels = self.channels.borrow_mut();
         let now = SystemTime::now();
-        channels.retain(|channel| !channel.sender.is_closed() && channel.not_after > now);
-        let emptiest = channels.iter().min_by_key(|channel| channel.open.get())?;
+        channels.retain(|channel| !channel.sender.is_closed());
+        channels.iter().filter(|channel| channel.not_after <= now).for_each(|channel| channel.is_retired.set(true));
+        let taking = || channels.iter().filter(|channel| !channel.is_retired.get());
+        let emptiest = taking().min_by_key(|channel| channel.open.get())?;
         let is_full = emptiest.open.get() >= STREAMS_MAX as usize;
-        (!is_full || channels.len() >= CHANNELS_MAX).then(|| Place::on(emptiest))
+        (!is_full || taking().count() >= CHANNELS_MAX).then(|| Place::on(emptiest))
     }
 }
 
@@ -173,6 +182,9 @@ async fn shake_hands(worker: &Worker, node: &Node) -> Result<Rc<Channel>, LinkEr
     let limit = worker.settings.connect_timeout;
     let tcp = timeout(limit, TcpStream::connect(node.facts.mesh)).await.map_err(|_| LinkError::Timeout(limit))??;
     tune(&tcp);
+    let tcp = tcp.into_std()?;
+    let socket = tcp.try_clone()?;
+    let tcp = TcpStream::from_std(tcp)?;
     let connector = TlsConnector::from(worker.tls.http_client.clone());
     let tls = connector.connect(worker.tls.server_name.clone(), tcp).await?;
     let peer = worker.tls.peer(tls.get_ref().1.peer_certificates());
@@ -195,7 +207,7 @@ async fn shake_hands(worker: &Worker, node: &Node) -> Result<Rc<Channel>, LinkEr
     let (mut sender, connection) =
         builder.handshake(TokioIo::new(tls)).await.map_err(|error| LinkError::Io(std::io::Error::other(error)))?;
     let name = node.facts.name.clone();
-    let task = spawn_local(async move {
+    spawn_local(async move {
         if let Err(error) = connection.await {
             debug!(node = %name, %error, "a connection for requests ended");
         }
@@ -208,6 +220,7 @@ async fn shake_hands(worker: &Worker, node: &Node) -> Result<Rc<Channel>, LinkEr
         open: Cell::new(0),
         not_after: peer.not_after,
         used_at: Cell::new(Instant::now()),
-        task: task.abort_handle(),
+        is_retired: Cell::new(false),
+        socket,
     }))
 }
