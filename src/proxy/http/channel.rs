@@ -8,7 +8,7 @@ use std::rc::Rc;
 use std::time::{Duration, SystemTime};
 
 use hyper::client::conn::http2;
-use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 use tokio::sync::Semaphore;
 use tokio::task::spawn_local;
@@ -17,7 +17,7 @@ use tokio_rustls::TlsConnector;
 use tracing::debug;
 
 use super::body::Payload;
-use super::{CONNECTION_WINDOW_BYTES, FRAME_BYTES_MAX, OnWorker, STREAM_WINDOW_BYTES, STREAMS_MAX};
+use super::{STREAMS_MAX, http2_client};
 use crate::model::{Node, NodeId};
 use crate::proxy::link::{HANDSHAKE_TIMEOUT, LinkError, tune};
 use crate::proxy::pool::IDLE_CALLER_MAX;
@@ -25,8 +25,6 @@ use crate::proxy::worker::Worker;
 
 /// Connections to one host and worker; each takes [`STREAMS_MAX`] requests at once, and more wait.
 const CHANNELS_MAX: usize = 8;
-const PING_INTERVAL: Duration = Duration::from_secs(5);
-const PING_TIMEOUT: Duration = Duration::from_secs(5);
 
 pub(super) struct Channel {
     sender: http2::SendRequest<Payload>,
@@ -193,19 +191,10 @@ async fn shake_hands(worker: &Worker, node: &Node) -> Result<Rc<Channel>, LinkEr
         let found = format!("{} ({})", peer.name, peer.node);
         return Err(LinkError::Peer(format!("{} answers as {found}, not as {}", node.facts.mesh, node.id)));
     }
-    let mut builder = http2::Builder::new(OnWorker);
-    builder
-        .timer(TokioTimer::new())
-        .keep_alive_interval(PING_INTERVAL)
-        .keep_alive_timeout(PING_TIMEOUT)
-        .initial_stream_window_size(STREAM_WINDOW_BYTES)
-        .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
-        .max_frame_size(FRAME_BYTES_MAX)
-        .max_header_list_size(super::HEAD_BYTES_MAX)
-        .initial_max_send_streams(STREAMS_MAX as usize)
-        .max_send_buf_size(STREAM_WINDOW_BYTES as usize);
-    let (mut sender, connection) =
-        builder.handshake(TokioIo::new(tls)).await.map_err(|error| LinkError::Io(std::io::Error::other(error)))?;
+    let (mut sender, connection) = http2_client()
+        .handshake(TokioIo::new(tls))
+        .await
+        .map_err(|error| LinkError::Io(std::io::Error::other(error)))?;
     let name = node.facts.name.clone();
     spawn_local(async move {
         if let Err(error) = connection.await {

@@ -8,10 +8,9 @@ use std::time::SystemTime;
 
 use hyper::body::{Body as _, Incoming};
 use hyper::header::{HeaderMap, HeaderName};
-use hyper::server::conn::http2;
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response};
-use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep};
 use tokio_rustls::server::TlsStream;
@@ -22,14 +21,15 @@ use super::headers::{WEFT_INSTANCE, WEFT_SERVICE, WEFT_TAG, strip, strip_own};
 use super::ingress::refuse;
 use super::local::{Answered, Body, Head, Lease};
 use super::reason::Reason;
-use super::{
-    CONNECTION_WINDOW_BYTES, FRAME_BYTES_MAX, HEAD_BYTES_MAX, OnWorker, STREAM_WINDOW_BYTES, STREAMS_MAX, upgrade,
-};
+use super::{HEAD_BYTES_MAX, http2_server, upgrade};
 use crate::identity::PeerIdentity;
 use crate::model::{Instance, ServiceId, ServiceName, Tag};
 use crate::proxy::serving::{Asked, find};
 use crate::proxy::traffic::Cells;
 use crate::proxy::worker::{ActiveGuard, Worker};
+
+/// Service, instance and tag, of 255 bytes at most each.
+const OWN_HEADERS_BYTES_MAX: u32 = 4096;
 
 /// Serves one connection of another host's agent from beginning to end.
 pub(in crate::proxy) async fn serve(worker: Rc<Worker>, tls: TlsStream<TcpStream>, peer: PeerIdentity) {
@@ -37,16 +37,9 @@ pub(in crate::proxy) async fn serve(worker: Rc<Worker>, tls: TlsStream<TcpStream
     let peer = Rc::new(peer);
     let answering = worker.clone();
     let service = service_fn(move |request| answer(answering.clone(), peer.clone(), request));
-    let mut builder = http2::Builder::new(OnWorker);
-    builder
-        .timer(TokioTimer::new())
-        .max_concurrent_streams(STREAMS_MAX)
-        .initial_stream_window_size(STREAM_WINDOW_BYTES)
-        .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
-        .max_frame_size(FRAME_BYTES_MAX)
-        .max_send_buf_size(STREAM_WINDOW_BYTES as usize)
-        .max_header_list_size(HEAD_BYTES_MAX + 4096)
-        .enable_connect_protocol();
+    // Weft's own headers come on top of what an application may send.
+    let mut builder = http2_server(HEAD_BYTES_MAX + OWN_HEADERS_BYTES_MAX);
+    builder.enable_connect_protocol();
     let mut connection = pin!(builder.serve_connection(TokioIo::new(tls), service));
     let mut shutdown = worker.shutdown.clone();
     let lifetime = not_after.duration_since(SystemTime::now()).unwrap_or_default();

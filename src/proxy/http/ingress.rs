@@ -9,7 +9,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use hyper::body::Incoming;
 use hyper::header::{CONTENT_TYPE, HeaderValue};
-use hyper::server::conn::{http1, http2};
+use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Request, Response, StatusCode, Version};
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -22,7 +22,7 @@ use super::body::Reply;
 use super::forward::{Call, Outcome, own_address};
 use super::headers::{self, admit, is_grpc, wants_upgrade};
 use super::reason::{Reason, WEFT_ERROR};
-use super::{FRAME_BYTES_MAX, HEAD_BYTES_MAX, HEADERS_MAX, OnWorker, STREAM_WINDOW_BYTES, STREAMS_MAX, upgrade};
+use super::{HEAD_BYTES_MAX, HEADERS_MAX, http2_server, upgrade};
 use crate::model::{ServiceName, Tag};
 use crate::proxy::worker::Worker;
 
@@ -91,16 +91,7 @@ async fn serve_http2(worker: &Rc<Worker>, tcp: TcpStream, target: Target) -> hyp
     let target = Rc::new(target);
     let answering = worker.clone();
     let service = service_fn(move |request| answer(answering.clone(), target.clone(), request));
-    let mut builder = http2::Builder::new(OnWorker);
-    builder
-        .timer(TokioTimer::new())
-        .max_concurrent_streams(STREAMS_MAX)
-        .initial_stream_window_size(STREAM_WINDOW_BYTES)
-        .initial_connection_window_size(super::CONNECTION_WINDOW_BYTES)
-        .max_frame_size(FRAME_BYTES_MAX)
-        .max_send_buf_size(STREAM_WINDOW_BYTES as usize)
-        .max_header_list_size(HEAD_BYTES_MAX);
-    let mut connection = pin!(builder.serve_connection(TokioIo::new(tcp), service));
+    let mut connection = pin!(http2_server(HEAD_BYTES_MAX).serve_connection(TokioIo::new(tcp), service));
     let mut shutdown = worker.shutdown.clone();
     tokio::select! {
         ended = connection.as_mut() => return ended,

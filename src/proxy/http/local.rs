@@ -11,14 +11,15 @@ use hyper::client::conn::{http1, http2};
 use hyper::header::{CONNECTION, HOST, HeaderMap, HeaderName};
 use hyper::http::uri::{Authority, Parts as UriParts, Scheme};
 use hyper::{Method, Request, Response, Uri, Version};
-use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::rt::TokioIo;
+use tokio::net::TcpStream;
 use tokio::task::spawn_local;
 use tokio::time::Instant;
 use tracing::debug;
 
 use super::body::{Payload, Source};
 use super::reason::Reason;
-use super::{CONNECTION_WINDOW_BYTES, FRAME_BYTES_MAX, HEAD_BYTES_MAX, HEADERS_MAX, OnWorker, STREAM_WINDOW_BYTES};
+use super::{HEAD_BYTES_MAX, HEADERS_MAX, http2_client};
 use crate::model::{Instance, Protocol};
 use crate::proxy::Settings;
 use crate::proxy::deliver;
@@ -28,10 +29,6 @@ use crate::proxy::deliver;
 const IDLE_MAX: Duration = Duration::from_millis(1500);
 /// Idle connections kept an instance and worker.
 const IDLE_CONNECTIONS_MAX: usize = 256;
-/// Between pings on an HTTP/2 connection with calls under way.
-const PING_INTERVAL: Duration = Duration::from_secs(10);
-const PING_TIMEOUT: Duration = Duration::from_secs(10);
-
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 
 /// What is sent, apart from its body.
@@ -160,19 +157,8 @@ impl LocalPool {
                 },
             }
         }
-        let tcp = deliver::connect(instance, settings).await.map_err(|error| {
-            debug!(instance = %instance.id, %error, "the instance takes no connection");
-            Reason::ConnectFailed
-        })?;
-        let mut builder = http2::Builder::new(OnWorker);
-        builder
-            .timer(TokioTimer::new())
-            .keep_alive_interval(PING_INTERVAL)
-            .keep_alive_timeout(PING_TIMEOUT)
-            .initial_stream_window_size(STREAM_WINDOW_BYTES)
-            .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
-            .max_frame_size(FRAME_BYTES_MAX);
-        let (mut sender, connection) = builder.handshake(TokioIo::new(tcp)).await.map_err(|error| lost(&error))?;
+        let tcp = TokioIo::new(connect(instance, settings).await?);
+        let (mut sender, connection) = http2_client().handshake(tcp).await.map_err(|error| lost(&error))?;
         spawn_local(async move {
             if let Err(error) = connection.await {
                 debug!(%error, "an HTTP/2 connection to a service ended");
@@ -205,11 +191,16 @@ fn answered(address: SocketAddr, sender: http1::SendRequest<Payload>, response: 
     Answered { response, lease: (!closes && !short).then_some(Lease { address, sender }) }
 }
 
-async fn connect_http1(instance: &Instance, settings: &Settings) -> Result<http1::SendRequest<Payload>, Reason> {
-    let tcp = deliver::connect(instance, settings).await.map_err(|error| {
+/// A connection to an instance of this host, whatever is spoken on it.
+pub(super) async fn connect(instance: &Instance, settings: &Settings) -> Result<TcpStream, Reason> {
+    deliver::connect(instance, settings).await.map_err(|error| {
         debug!(instance = %instance.id, %error, "the instance takes no connection");
         Reason::ConnectFailed
-    })?;
+    })
+}
+
+async fn connect_http1(instance: &Instance, settings: &Settings) -> Result<http1::SendRequest<Payload>, Reason> {
+    let tcp = connect(instance, settings).await?;
     let mut builder = http1::Builder::new();
     builder.max_headers(HEADERS_MAX).max_buf_size(HEAD_BYTES_MAX as usize * 4);
     let (sender, connection) = builder.handshake(TokioIo::new(tcp)).await.map_err(|error| lost(&error))?;

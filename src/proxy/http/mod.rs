@@ -27,6 +27,10 @@ mod tests;
 mod upgrade;
 
 use std::future::Future;
+use std::time::Duration;
+
+use hyper::{client, server};
+use hyper_util::rt::TokioTimer;
 
 pub(super) use access_log::AccessLogger;
 pub(super) use channel::Channels;
@@ -59,3 +63,36 @@ const FRAME_BYTES_MAX: u32 = 64 * 1024;
 const HEAD_BYTES_MAX: u32 = 64 * 1024;
 /// Lines of a head; hyper's own default is 100.
 const HEADERS_MAX: usize = 128;
+/// Between pings on a connection with requests under way.
+const PING_INTERVAL: Duration = Duration::from_secs(5);
+const PING_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// HTTP/2 as Weft asks it of other hosts and of services.
+fn http2_client() -> client::conn::http2::Builder<OnWorker> {
+    let mut builder = client::conn::http2::Builder::new(OnWorker);
+    builder
+        .timer(TokioTimer::new())
+        .keep_alive_interval(PING_INTERVAL)
+        .keep_alive_timeout(PING_TIMEOUT)
+        .initial_stream_window_size(STREAM_WINDOW_BYTES)
+        .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
+        .max_frame_size(FRAME_BYTES_MAX)
+        .max_header_list_size(HEAD_BYTES_MAX)
+        .initial_max_send_streams(STREAMS_MAX as usize)
+        .max_send_buf_size(STREAM_WINDOW_BYTES as usize);
+    builder
+}
+
+/// HTTP/2 as Weft serves it to applications and other hosts.
+fn http2_server(head_bytes_max: u32) -> server::conn::http2::Builder<OnWorker> {
+    let mut builder = server::conn::http2::Builder::new(OnWorker);
+    builder
+        .timer(TokioTimer::new())
+        .max_concurrent_streams(STREAMS_MAX)
+        .initial_stream_window_size(STREAM_WINDOW_BYTES)
+        .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
+        .max_frame_size(FRAME_BYTES_MAX)
+        .max_send_buf_size(STREAM_WINDOW_BYTES as usize)
+        .max_header_list_size(head_bytes_max);
+    builder
+}

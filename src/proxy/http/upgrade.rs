@@ -23,10 +23,9 @@ use super::body::{Payload, Reply, Tail};
 use super::egress::cleaned;
 use super::forward::Outcome;
 use super::headers::{WEFT_INSTANCE, WEFT_SERVICE, WEFT_TAG, strip, strip_own};
-use super::local::lost;
+use super::local::{connect, lost};
 use super::reason::{Reason, WEFT_ERROR};
 use crate::model::{Instance, Service, Tag};
-use crate::proxy::deliver;
 use crate::proxy::endpoints::{Endpoint, Measure, OpenGuard};
 use crate::proxy::worker::{ActiveGuard, Worker};
 
@@ -95,10 +94,7 @@ async fn ask_here(
     mut request: Request<Payload>,
     protocol: &HeaderValue,
 ) -> Result<Response<Incoming>, Reason> {
-    let tcp = deliver::connect(instance, &worker.settings).await.map_err(|error| {
-        debug!(instance = %instance.id, %error, "the instance takes no connection");
-        Reason::ConnectFailed
-    })?;
+    let tcp = connect(instance, &worker.settings).await?;
     request.headers_mut().insert(CONNECTION, HeaderValue::from_static("upgrade"));
     request.headers_mut().insert(UPGRADE, protocol.clone());
     let (mut sender, connection) = http1::handshake(TokioIo::new(tcp)).await.map_err(|error| lost(&error))?;
