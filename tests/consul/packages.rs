@@ -1,38 +1,44 @@
-//! The clients, pinned and installed once: under `target/consul-clients`, so that later runs need no network.
+//! The clients, pinned and installed once, in the target directory, so that later runs need no network.
 
-use std::fs;
+use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::Mutex;
+
+use rustix::fs::{FlockOperation, flock};
 
 use crate::process::run;
 
 const PY_CONSUL: &str = "py-consul==1.8.0";
 const NPM_CONSUL: &str = "consul@2.0.1";
 
-/// Tests of one run may ask at once.
-static INSTALLING: Mutex<()> = Mutex::new(());
-
 /// Runs commands that make `folder`, unless it is there whole already.
 fn installed(folder: &Path, commands: &mut [Command]) -> Result<(), String> {
-    let _alone = INSTALLING.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    // Tests of one run may ask at once, from processes of their own. Released when the file is closed.
+    let failed = |error: std::io::Error| format!("{}: {error}", folder.display());
+    fs::create_dir_all(root()).map_err(failed)?;
+    let alone = File::create(root().join("lock")).map_err(failed)?;
+    flock(&alone, FlockOperation::LockExclusive).map_err(|error| failed(error.into()))?;
     let whole = folder.join("installed");
     if whole.exists() {
         return Ok(());
     }
     let _ = fs::remove_dir_all(folder);
-    fs::create_dir_all(folder).map_err(|error| format!("{}: {error}", folder.display()))?;
+    fs::create_dir_all(folder).map_err(failed)?;
     for command in commands {
         let done = run(command);
         if !done.ok {
             return Err(format!("{command:?} says: {}", done.stderr.trim()));
         }
     }
-    fs::write(&whole, "").map_err(|error| format!("{}: {error}", whole.display()))
+    fs::write(&whole, "").map_err(failed)
+}
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_TARGET_TMPDIR")).join("consul-clients")
 }
 
 fn folder(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("target/consul-clients").join(name)
+    root().join(name)
 }
 
 fn there(program: &str) -> Result<(), String> {
