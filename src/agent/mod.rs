@@ -54,6 +54,8 @@ const ENROLL_QUEUE: usize = 32;
 /// The far side has a second for its own connect, and there is the way there and back.
 const ACCEPT_MARGIN: Duration = Duration::from_secs(1);
 const DELIVERY_TIMEOUT: Duration = Duration::from_secs(1);
+/// As long as NGINX waits (`client_header_timeout`), and longer than most clients keep an idle connection.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(60);
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Why the agent does not run.
@@ -334,6 +336,7 @@ fn proxy_settings(config: &Config, identity: &Identity) -> proxy::Settings {
         drain_timeout: DRAIN_TIMEOUT,
         delivery_timeout: DELIVERY_TIMEOUT,
         request_timeout: config.proxy.request_timeout,
+        head_timeout: HEAD_TIMEOUT,
         access_log: config.proxy.access_log,
     }
 }

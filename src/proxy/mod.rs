@@ -87,6 +87,9 @@ pub struct Settings {
     pub delivery_timeout: Duration,
     /// For the beginning of a response, where its service does not say.
     pub request_timeout: Duration,
+    /// For an application to send the head of its next request, from the end of the last response or the beginning of the
+    /// connection.
+    pub head_timeout: Duration,
     /// Whether and how requests are logged.
     pub access_log: AccessLog,
 }

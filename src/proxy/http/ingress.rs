@@ -26,8 +26,6 @@ use super::{HEAD_BYTES_MAX, HEADERS_MAX, http2_server, upgrade};
 use crate::model::{ServiceName, Tag};
 use crate::proxy::worker::Worker;
 
-/// From the end of a response, or the beginning of a connection, to the end of the next request's head.
-const HEAD_TIMEOUT: Duration = Duration::from_secs(60);
 /// The first bytes of HTTP/2 (RFC 9113 §3.4); no method of HTTP/1.1 begins so.
 const PREFACE: &[u8] = b"PRI * ";
 /// While a client has sent no more than the preface's first letters.
@@ -41,7 +39,7 @@ pub(in crate::proxy) struct Target {
 
 /// Serves one connection of an application from beginning to end.
 pub(in crate::proxy) async fn serve(worker: Rc<Worker>, tcp: TcpStream, target: Target) {
-    let ended = match timeout(HEAD_TIMEOUT, speaks_http2(&tcp)).await {
+    let ended = match timeout(worker.settings.head_timeout, speaks_http2(&tcp)).await {
         Ok(Ok(true)) => serve_http2(&worker, tcp, target).await,
         Ok(Ok(false)) => serve_http1(&worker, tcp, target).await,
         Ok(Err(_)) | Err(_) => return,
@@ -75,7 +73,7 @@ async fn serve_http1(worker: &Rc<Worker>, tcp: TcpStream, target: Target) -> hyp
     let mut builder = http1::Builder::new();
     builder
         .timer(TokioTimer::new())
-        .header_read_timeout(HEAD_TIMEOUT)
+        .header_read_timeout(worker.settings.head_timeout)
         .max_headers(HEADERS_MAX)
         .max_buf_size(HEAD_BYTES_MAX as usize);
     let mut connection = pin!(builder.serve_connection(TokioIo::new(tcp), service).with_upgrades());

@@ -28,6 +28,8 @@ use crate::proxy::traffic::Registry;
 use crate::proxy::worker::{Parts, Worker};
 
 const PATIENCE: Duration = Duration::from_secs(20);
+/// What a test can wait for; the others send their requests at once.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(2);
 const NEAR: NodeId = NodeId([1; 16]);
 
 /// A service on loopback: answers each request with its name and keeps the bytes that it was sent.
@@ -178,6 +180,7 @@ fn worker(
         drain_timeout: PATIENCE,
         delivery_timeout: PATIENCE,
         request_timeout: PATIENCE,
+        head_timeout: HEAD_TIMEOUT,
         access_log: AccessLog::Off,
     };
     let parts = Parts {
@@ -383,5 +386,36 @@ fn upgraded_connections_carry_bytes_both_ways() {
         let mut rest = Vec::new();
         timeout(PATIENCE, application.read_to_end(&mut rest)).await.expect("an end").unwrap();
         assert_eq!(rest, b"");
+    });
+}
+
+#[test]
+fn a_head_that_drips_in_has_its_connection_closed_and_reaches_nobody() {
+    run(async {
+        let mut backend = Backend::start(OK, 0).await;
+        let mesh = mesh(vec![instance("one", backend.port, None)]).await;
+        // One that says nothing, one that says too little to be told apart, one that drips.
+        for begun in [&b""[..], b"PRI", b"GET / HTTP/1.1\r\nHost: web\r\n"] {
+            let mut application = mesh.application().await;
+            application.write_all(begun).await.unwrap();
+            let mut answer = Vec::new();
+            let dripping = async {
+                let (mut read, mut write) = application.split();
+                let drip = async {
+                    // Until the other side has closed.
+                    while !begun.is_empty() && begun != b"PRI" && write.write_all(b"x: y\r\n").await.is_ok() {
+                        tokio::time::sleep(Duration::from_millis(50)).await;
+                    }
+                    std::future::pending::<()>().await;
+                };
+                tokio::select! {
+                    ended = read.read_to_end(&mut answer) => drop(ended),
+                    () = drip => {}
+                }
+            };
+            timeout(PATIENCE, dripping).await.expect("a close");
+            assert!(answer.is_empty() || answer.starts_with(b"HTTP/1.1 4"), "{}", String::from_utf8_lossy(&answer));
+        }
+        assert!(backend.seen.try_recv().is_err());
     });
 }
