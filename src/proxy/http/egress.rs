@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use hyper::body::{Body as _, Incoming};
-use hyper::header::{HeaderMap, HeaderName};
+use hyper::header::HeaderMap;
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response};
 use hyper_util::rt::TokioIo;
@@ -17,13 +17,13 @@ use tokio_rustls::server::TlsStream;
 use tracing::debug;
 
 use super::body::{Reply, Source, Tail};
-use super::headers::{WEFT_INSTANCE, WEFT_SERVICE, WEFT_TAG, strip, strip_own};
+use super::headers::{WEFT_SERVICE, read_target, strip, strip_own};
 use super::ingress::refuse;
 use super::local::{Answered, Body, Head, Lease};
 use super::reason::Reason;
 use super::{HEAD_BYTES_MAX, http2_server, upgrade};
 use crate::identity::PeerIdentity;
-use crate::model::{Instance, ServiceId, ServiceName, Tag};
+use crate::model::Instance;
 use crate::proxy::serving::{Asked, find};
 use crate::proxy::traffic::Cells;
 use crate::proxy::worker::{ActiveGuard, Worker};
@@ -84,7 +84,8 @@ async fn serve_request(
     if *worker.shutdown.borrow() {
         return Err(Reason::Draining);
     }
-    let asked = asked(request.headers())?;
+    let (service, instance, tag) = read_target(request.headers()).ok_or(Reason::BadRequest)?;
+    let asked = Asked { service, instance, tag };
     let instance = find(worker, &asked).map_err(|_| Reason::Refused)?;
     let under_way = UnderWay::begin(worker, peer, &asked, &instance);
     worker.counters.streams_in.one();
@@ -104,15 +105,6 @@ async fn serve_request(
     let class = parts.status.as_u16() / 100;
     let lease = lease.map(|lease| (lease, worker.clone()));
     Ok(Response::from_parts(parts, Reply::passing(body, Box::new(Passed { under_way, class, lease }))))
-}
-
-/// What the caller's agent asks for, taken out of the headers that only agents set.
-pub(super) fn asked(headers: &HeaderMap) -> Result<Asked, Reason> {
-    let text = |name: &HeaderName| headers.get(name).and_then(|value| value.to_str().ok());
-    let service = text(&WEFT_SERVICE).and_then(|name| ServiceName::parse(name).ok()).ok_or(Reason::BadRequest)?;
-    let instance = text(&WEFT_INSTANCE).and_then(|id| ServiceId::parse(id).ok()).ok_or(Reason::BadRequest)?;
-    let tag = text(&WEFT_TAG).map(Tag::parse).transpose().map_err(|_| Reason::BadRequest)?;
-    Ok(Asked { service, instance, tag })
 }
 
 /// Removes what only agents set, for who delivers by other ways.

@@ -6,14 +6,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use hyper::body::{Body as _, Incoming};
-use hyper::header::HeaderValue;
 use hyper::{Method, Response, Uri};
 use tokio::time::{Instant, sleep};
 use tracing::debug;
 
 use super::body::{Payload, Reply, Source, Tail};
 use super::channel::Place;
-use super::headers::{WEFT_INSTANCE, WEFT_SERVICE, WEFT_TAG, strip, strip_own};
+use super::headers::{insert_target, strip, strip_own};
 use super::local::{Answered, Body, Head, Lease, is_connection_lost, is_refused, lost};
 use super::reason::{Reason, WEFT_ERROR};
 use crate::model::{Directory, NodeId, Protocol, Service, ServiceId, Tag};
@@ -73,7 +72,10 @@ impl Call {
                     return Ok(pass(answer, under_way, worker));
                 }
                 Err(reason) => {
-                    worker.endpoints.avoid(&endpoint);
+                    // What is wrong with the request is not the instance's fault.
+                    if reason != Reason::BadRequest {
+                        worker.endpoints.avoid(&endpoint);
+                    }
                     if !self.may_go_elsewhere(reason) {
                         return Err(reason);
                     }
@@ -177,12 +179,8 @@ impl Call {
         *request.method_mut() = self.head.method.clone();
         *request.uri_mut() = self.head.uri.clone();
         *request.headers_mut() = self.head.headers.clone();
-        let value = |text: &str| HeaderValue::from_str(text).map_err(|_| Reason::BadRequest);
-        request.headers_mut().insert(WEFT_SERVICE, value(self.service.name.as_str())?);
-        request.headers_mut().insert(WEFT_INSTANCE, value(endpoint.instance.id.as_str())?);
-        if let Some(tag) = &self.tag {
-            request.headers_mut().insert(WEFT_TAG, value(tag.as_str())?);
-        }
+        insert_target(request.headers_mut(), &self.service.name, &endpoint.instance.id, self.tag.as_ref())
+            .map_err(|_| Reason::BadRequest)?;
         Ok(request)
     }
 }

@@ -13,6 +13,8 @@ use hyper::http::request::Parts;
 use hyper::http::uri::{PathAndQuery, Uri};
 use hyper::{Method, Version};
 
+use crate::model::{ServiceId, ServiceName, Tag};
+
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
 const HTTP2_SETTINGS: HeaderName = HeaderName::from_static("http2-settings");
@@ -202,6 +204,34 @@ fn forwarded_for(headers: &mut HeaderMap, caller: IpAddr) {
     }
 }
 
+/// Tells the serving host's agent what is asked for. Ids are any printable text, so not always ASCII.
+pub(super) fn insert_target(
+    headers: &mut HeaderMap,
+    service: &ServiceName,
+    instance: &ServiceId,
+    tag: Option<&Tag>,
+) -> Result<(), Malformed> {
+    let value = |text: &str| HeaderValue::from_bytes(text.as_bytes()).map_err(|_| Malformed("an id that is no text"));
+    headers.insert(WEFT_SERVICE, value(service.as_str())?);
+    headers.insert(WEFT_INSTANCE, value(instance.as_str())?);
+    if let Some(tag) = tag {
+        headers.insert(WEFT_TAG, value(tag.as_str())?);
+    }
+    Ok(())
+}
+
+/// Reads what [`insert_target`] wrote; `None` where a part is missing or is no name.
+pub(super) fn read_target(headers: &HeaderMap) -> Option<(ServiceName, ServiceId, Option<Tag>)> {
+    let text = |name: &HeaderName| headers.get(name).and_then(|value| std::str::from_utf8(value.as_bytes()).ok());
+    let service = ServiceName::parse(text(&WEFT_SERVICE)?).ok()?;
+    let instance = ServiceId::parse(text(&WEFT_INSTANCE)?).ok()?;
+    let tag = match headers.contains_key(WEFT_TAG) {
+        true => Some(Tag::parse(text(&WEFT_TAG)?).ok()?),
+        false => None,
+    };
+    Some((service, instance, tag))
+}
+
 /// True for calls of gRPC, whose errors are told in headers of their own.
 pub(super) fn is_grpc(headers: &HeaderMap) -> bool {
     headers.get(hyper::header::CONTENT_TYPE).is_some_and(|value| value.as_bytes().starts_with(b"application/grpc"))
@@ -288,6 +318,18 @@ mod tests {
         let mut headers = parts(&lines, "/", Version::HTTP_11).headers;
         strip(&mut headers);
         assert!(headers.contains_key(HOST) && headers.contains_key(CONTENT_LENGTH));
+    }
+
+    #[test]
+    fn a_target_is_read_as_it_was_written_whatever_its_letters() {
+        let (service, instance) = (ServiceName::parse("web").unwrap(), ServiceId::parse("größe/1").unwrap());
+        let mut headers = HeaderMap::new();
+        assert_eq!(read_target(&headers), None);
+        insert_target(&mut headers, &service, &instance, None).unwrap();
+        assert_eq!(read_target(&headers), Some((service.clone(), instance.clone(), None)));
+        let tag = Tag::parse("primary").unwrap();
+        insert_target(&mut headers, &service, &instance, Some(&tag)).unwrap();
+        assert_eq!(read_target(&headers), Some((service, instance, Some(tag))));
     }
 
     #[test]

@@ -22,7 +22,7 @@ use tracing::debug;
 use super::body::{Payload, Reply, Tail};
 use super::egress::cleaned;
 use super::forward::Outcome;
-use super::headers::{WEFT_INSTANCE, WEFT_SERVICE, WEFT_TAG, strip, strip_own};
+use super::headers::{insert_target, strip, strip_own};
 use super::local::{connect, lost};
 use super::reason::{Reason, WEFT_ERROR};
 use crate::model::{Instance, Service, Tag};
@@ -120,13 +120,8 @@ async fn ask_there(
         }
         Reason::ConnectFailed
     })?;
-    let value = |text: &str| HeaderValue::from_str(text).map_err(|_| Reason::BadRequest);
     let headers = request.headers_mut();
-    headers.insert(WEFT_SERVICE, value(service.name.as_str())?);
-    headers.insert(WEFT_INSTANCE, value(endpoint.instance.id.as_str())?);
-    if let Some(tag) = tag {
-        headers.insert(WEFT_TAG, value(tag.as_str())?);
-    }
+    insert_target(headers, &service.name, &endpoint.instance.id, tag).map_err(|_| Reason::BadRequest)?;
     headers.insert(WEFT_UPGRADE, protocol.clone());
     // An extended CONNECT has a path, unlike a plain one; the scheme and authority are filled in for it.
     let target = format!("http://{}{}", service.name, request.uri());
