@@ -326,15 +326,17 @@ impl Weft {
         while let Some(output) = self.catalog.as_mut().and_then(Catalog::poll_output) {
             match output {
                 catalog::Output::Send { to, message } => {
-                    if let Some(address) = self.swim.member(to).map(|member| member.address) {
+                    if let Some(address) = self.swim.whereabouts(to).map(|(_, address)| address) {
                         let message = Packet { sender: self.node, content: Content::Catalog(message) };
                         self.effects.push_back(Effect::Send { to: host_at(address), message });
                     }
                 }
-                catalog::Output::Pull { from, wants } => match self.swim.member(from).map(|member| member.address) {
-                    Some(to) => self.open(to, Call::Pull { from }, Stream::Pull { expect: from, wants }),
-                    None => self.with_catalog(|catalog| catalog.pull_failed(now, from)),
-                },
+                catalog::Output::Pull { from, wants } => {
+                    match self.swim.whereabouts(from).map(|(_, address)| address) {
+                        Some(to) => self.open(to, Call::Pull { from }, Stream::Pull { expect: from, wants }),
+                        None => self.with_catalog(|catalog| catalog.pull_failed(now, from)),
+                    }
+                }
                 catalog::Output::Compact => {
                     let floor = Version { sequence: self.version.sequence + 1, ..self.version };
                     self.republish(now, floor);
@@ -443,7 +445,7 @@ impl Core for Weft {
     }
 
     fn view(&self, host: u32, generation: u32) -> Option<State> {
-        self.swim.member(node_of(host, generation)).map(|claim| state_of(claim.state))
+        self.swim.whereabouts(node_of(host, generation)).map(|(state, _)| state_of(state))
     }
 
     fn bytes(message: &Packet) -> usize {

@@ -166,9 +166,9 @@ impl Weft {
             return self.strangers.clear();
         }
         let swim = &self.swim;
-        self.strangers.retain(|node, _| swim.member(*node).is_none());
+        self.strangers.retain(|node, _| swim.whereabouts(*node).is_none());
         let held: BTreeSet<NodeId> = catalog.records().filter(|record| is_node(record)).map(Record::origin).collect();
-        for node in held.into_iter().filter(|node| swim.member(*node).is_none()) {
+        for node in held.into_iter().filter(|node| swim.whereabouts(*node).is_none()) {
             self.strangers.entry(node).or_insert(now);
         }
         let gone: Vec<NodeId> = self
