@@ -241,7 +241,8 @@ impl Keyring {
     }
 
     fn next_stamp(&self, writer: NodeId) -> Result<Stamp, KeyringError> {
-        let counter = self.latest().checked_add(1).ok_or(KeyringError::Invalid("its count of changes is at its end"))?;
+        let counter =
+            self.latest().checked_add(1).ok_or(KeyringError::Invalid("its count of changes is at its end"))?;
         Ok(Stamp { counter, writer: Writer(writer) })
     }
 

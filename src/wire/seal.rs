@@ -20,6 +20,7 @@
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::fmt;
+use std::str::FromStr;
 
 use aws_lc_rs::aead::{AES_256_GCM, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
 use aws_lc_rs::hkdf::{HKDF_SHA256, Prk, Salt};
@@ -46,6 +47,21 @@ const SENDERS_FORGOTTEN: usize = SENDERS_MAX / 16;
 /// The secret that admits to the cluster's gossip.
 #[derive(Clone, PartialEq, Eq)]
 pub struct GossipKey(pub [u8; 32]);
+
+/// Text that is no gossip key.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("a gossip key is 32 random bytes in base64, 44 characters; `weft keyring install --generate` makes one")]
+pub struct GossipKeyError;
+
+impl FromStr for GossipKey {
+    type Err = GossipKeyError;
+
+    /// From base64, as `openssl rand -base64 32` prints it.
+    fn from_str(text: &str) -> Result<GossipKey, GossipKeyError> {
+        let bytes = data_encoding::BASE64.decode(text.trim().as_bytes()).map_err(|_| GossipKeyError)?;
+        bytes.try_into().map(GossipKey).map_err(|_| GossipKeyError)
+    }
+}
 
 impl fmt::Debug for GossipKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -22,7 +22,7 @@ async fn a_host_with_a_token_becomes_a_member_and_both_sides_prove_who_they_are(
     let member = Identity::load(dir.path()).unwrap();
     assert_eq!((member.node, member.name.as_str(), member.cluster.as_str()), (enrolled.node, "web-01", "prod"));
     assert_eq!(member.node, member.record_key.node_id());
-    assert_eq!(member.gossip_key, issuer.identity.gossip_key);
+    assert_eq!(member.keyring, issuer.identity.keyring);
     assert_eq!((&member.grants[..], member.issuer), (&["web-*".to_owned()][..], Some(issuer.address)));
 
     let tls = member.tls().unwrap();
@@ -88,7 +88,7 @@ async fn a_renewed_certificate_is_presented_at_once_and_stays_the_same_hosts() {
 
     let after = Identity::load(dir.path()).unwrap();
     assert_eq!((renewed.node, after.node, &after.grants), (before.node, before.node, &before.grants));
-    assert_eq!((after.issuer, &after.gossip_key), (before.issuer, &before.gossip_key));
+    assert_eq!((after.issuer, &after.keyring), (before.issuer, &before.keyring));
     assert_ne!(after.certificates[0], before.certificates[0]);
     tls.replace_certificate(&after);
 
