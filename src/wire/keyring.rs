@@ -182,10 +182,9 @@ impl Keyring {
         self.entries.get(&key).is_some_and(|entry| entry.key.is_some())
     }
 
-    /// The keys that were installed later than the primary: a rotation that has begun.
-    pub fn is_newer_than_primary(&self, key: Fingerprint) -> bool {
-        let stamp = |key| self.entries.get(&key).map(|entry| entry.stamp);
-        stamp(key) > stamp(self.primary)
+    /// True for a key that was installed after the primary was chosen: a rotation that has begun.
+    pub fn awaits_use(&self, key: Fingerprint) -> bool {
+        self.entries.get(&key).is_some_and(|entry| entry.key.is_some() && entry.stamp > self.chosen)
     }
 
     fn held(&self) -> Vec<(Fingerprint, &Entry)> {

@@ -32,12 +32,15 @@ fn rotate(keyring: &Keyring, old: u8, new: u8, writer: NodeId) -> Keyring {
 fn a_rotation_ends_with_the_new_key_alone() {
     let installed = start().install(key(1), host(1)).unwrap();
     assert_eq!(installed.status().keys, [name(0), name(1)], "the old one still seals");
-    assert!(installed.is_newer_than_primary(name(1)));
+    assert!(installed.awaits_use(name(1)));
     let used = installed.choose(name(1), host(1)).unwrap();
     assert_eq!(used.keys(), [key(1), key(0)]);
-    assert!(!used.is_newer_than_primary(name(0)));
+    assert!(!used.awaits_use(name(0)));
+    let back = used.choose(name(0), host(1)).unwrap();
+    assert!(!back.awaits_use(name(1)), "who goes back is to remove it, not to use it");
     let removed = used.remove(name(0), host(1)).unwrap();
     assert_eq!(removed.keys(), [key(1)]);
+    assert!(!removed.awaits_use(name(0)));
 }
 
 #[test]

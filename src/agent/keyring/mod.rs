@@ -192,3 +192,6 @@ impl Keeper {
         let _ = self.calls.try_send(call);
     }
 }
+
+#[cfg(test)]
+mod tests;

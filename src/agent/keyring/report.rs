@@ -107,7 +107,7 @@ fn stage(own: &Keyring, answers: &Answers, keys: &[Fingerprint]) -> (&'static st
         return ("switching", sentence, Some(format!("weft keyring use {primary}")));
     }
     let others = || keys.iter().filter(|key| **key != primary);
-    if let Some(newer) = others().find(|key| own.is_newer_than_primary(**key)) {
+    if let Some(newer) = others().find(|key| own.awaits_use(**key)) {
         let lacking = answers.answered_without(|host| host.holds(*newer));
         if !lacking.is_empty() {
             let sentence = format!("{newer} is installed, but not on {}", names(&lacking));
