@@ -2,7 +2,8 @@
 //! `{"Key": ...}`. In place of keys Weft tells their fingerprints, and takes them where a key is only named.
 //!
 //! Requests come in; a checked [`KeyringOrder`] goes to the agent, which asks every host; its [`KeyringReport`] goes out under
-//! `Weft`. What changes something is allowed to those who may change other things (`guard`).
+//! `Weft`. What changes something comes over the unix socket only: other writes concern this host, a key that its giver
+//! knows would open the gossip of all to every program of one host.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -26,6 +27,8 @@ use crate::wire::seal::GossipKey;
 
 /// The agent gives itself 20 s to ask every host; the command line waits 30.
 const ORDER_MAX: Duration = Duration::from_secs(25);
+const SOCKET_ONLY: &str = "the gossip keyring is changed over the agent's unix socket only, by root and the group weft: \
+                           weft keyring, with --api /run/weft/weft.sock";
 const ALLOWED: &str = "GET, POST, PUT, DELETE";
 
 /// What is to be done with the gossip keys of every host.
@@ -204,9 +207,12 @@ impl Shared {
         };
         let mut told = Default::default();
         if wanted != Wanted::List {
-            if let Err(refusal) = admit_write(via, self.settings.writes_over_tcp, headers) {
+            let admitted = admit_write(via, self.settings.writes_over_tcp, headers).map_err(|error| error.to_string());
+            if let Err(refusal) =
+                admitted.and_then(|()| if via == Via::Unix { Ok(()) } else { Err(SOCKET_ONLY.into()) })
+            {
                 Counters::add(&self.counters.requests_refused);
-                return Answer::error(StatusCode::FORBIDDEN, &refusal.to_string());
+                return Answer::error(StatusCode::FORBIDDEN, &refusal);
             }
             told = match self.body(body).await {
                 Ok(body) => body,

@@ -22,7 +22,8 @@ const CALLS_PER_SECOND: u32 = 50;
 const RETURN_DEADLINE: Duration = Duration::from_secs(40);
 
 fn keyring(host: &Host, words: &[&str]) -> Done {
-    host.run(WEFT, [&["--api", "127.0.0.1:8500", "keyring"], words].concat())
+    let socket = host.folder().join("weft.sock");
+    host.run(WEFT, [&["--api", socket.to_str().expect("a path in UTF-8"), "keyring"], words].concat())
 }
 
 /// What `weft keyring list` tells.
@@ -172,6 +173,11 @@ fn a_member_that_does_not_answer_is_named_and_holds_the_rotation_up() {
     let refused = keyring(&fleet["b"], &["use", new]);
     assert!(!refused.ok && refused.stderr.contains(": c;") && refused.stderr.contains("--force"), "{}", refused.stderr);
     assert_eq!(keys(&fleet["a"])[1], new, "it is still the second");
+    // Nobody changes it over TCP, which asks for no credentials.
+    let refused = fleet["a"].run(WEFT, ["--api", "127.0.0.1:8500", "keyring", "use", new, "--force"]);
+    assert!(!refused.ok && refused.stderr.contains("unix socket only"), "{}", refused.stderr);
+    let listed = fleet["a"].run(WEFT, ["--api", "127.0.0.1:8500", "keyring", "list"]).expect("but look at it");
+    assert!(listed.contains(new), "{listed}");
 
     fleet["c"].run("nft", ["delete table inet deaf"]).expect("nft");
     keyring(&fleet["b"], &["use", new]).expect("the host answers again");
