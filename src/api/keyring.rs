@@ -129,7 +129,7 @@ pub struct KeyringRefused {
     /// Why, and what to do.
     pub sentence: String,
     /// How things stand, where that is known.
-    pub report: Option<KeyringReport>,
+    pub report: Option<Box<KeyringReport>>,
 }
 
 /// What comes of an order.
@@ -265,7 +265,7 @@ fn refused_answer(refused: &KeyringRefused) -> Answer {
         // Consul's, where a host did not do it.
         Refusal::Failed | Refusal::Incomplete => StatusCode::INTERNAL_SERVER_ERROR,
     };
-    let body = RefusedBody { error: &refused.sentence, report: refused.report.as_ref() };
+    let body = RefusedBody { error: &refused.sentence, report: refused.report.as_deref() };
     Answer::json(&body, false).with_status(status)
 }
 

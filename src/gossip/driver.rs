@@ -22,7 +22,7 @@ use super::socket::{Sockets, canonical, sendable};
 use super::{Command, Counters, Deadlines, Event, GossipError, Identify, KeyringLink, Settings, serve};
 use crate::model::NodeId;
 use crate::wire::packet::{DATAGRAM_BYTES_MAX, Datagram};
-use crate::wire::seal::{GossipKey, OpenError, Opener, Sealer};
+use crate::wire::seal::{OpenError, Opener, Sealer};
 
 /// Larger than any packet, so that what is too large is seen to be.
 const RECEIVE_BYTES: usize = DATAGRAM_BYTES_MAX + 1;
@@ -90,11 +90,9 @@ impl Bound {
     ) {
         let Bound { settings, sockets, counters, keyring_calls: (_, mut keyring_calls) } = self;
         let mut changed = settings.keyring.current.clone();
-        let keys = changed.borrow_and_update().keys();
-        let opener = Opener::new(&keys, &settings.cluster, settings.local);
-        // A keyring is never without its primary.
-        let primary = keys.first().cloned().unwrap_or(GossipKey([0; 32]));
-        let sealer = Sealer::new(&primary, &settings.cluster, settings.local, settings.epoch);
+        let keyring = changed.borrow_and_update().clone();
+        let opener = Opener::new(&keyring.keys(), &settings.cluster, settings.local);
+        let sealer = Sealer::new(keyring.primary_key(), &settings.cluster, settings.local, settings.epoch);
         let shared = Arc::new(Shared {
             local: settings.local,
             connector: TlsConnector::from(settings.client_tls),
@@ -122,9 +120,7 @@ impl Bound {
                     break;
                 }
                 Ok(()) = changed.changed() => {
-                    if let Some(primary) = changed.borrow_and_update().keys().first() {
-                        outbound.sealer.set_key(primary);
-                    }
+                    outbound.sealer.set_key(changed.borrow_and_update().primary_key());
                     continue;
                 }
                 Some(call) = keyring_calls.recv() => {

@@ -117,7 +117,7 @@ pub(super) async fn call(shared: &Shared, call: KeyringCall) {
 async fn list(channel: &mut Channel<'_>) -> Result<KeyringStatus, StreamError> {
     channel.write(&StreamRequest::KeyringList).await?;
     match channel.read().await? {
-        StreamReply::KeyringStatus(status) => Ok(status),
+        StreamReply::KeyringStatus(status) if status.is_plausible() => Ok(status),
         _ => Err(StreamError::Unexpected("the answer to another request")),
     }
 }

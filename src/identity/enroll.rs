@@ -127,7 +127,7 @@ pub async fn renew(data_dir: &Path, issuer_address: Option<SocketAddr>) -> Resul
         tls_key,
         record_key: identity.record_key,
         roots: identity.root_certificates.iter().map(|root| root.to_vec()).collect(),
-        gossip_key: identity.keyring.keys().into_iter().next().ok_or(IdentityError::Crypto("find the gossip key"))?,
+        gossip_key: identity.keyring.primary_key().clone(),
         cluster: identity.cluster,
         issuer: (issuer != own).then_some(issuer),
     };

@@ -47,11 +47,10 @@ pub fn save_keyring(data_dir: &Path, identity: &Identity, keyring: &Keyring) -> 
     // Another CA's identity, enrolled while this agent runs, has a key of its own.
     let in_force =
         Identity::load(data_dir).is_ok_and(|current| current.root_certificates == identity.root_certificates);
-    if let (true, Some(primary)) = (in_force, keyring.keys().first()) {
-        let path = data_dir.join("identity").join(GOSSIP_KEY);
-        if fs::read(&path).ok().as_deref() != Some(&installed::gossip_key_text(primary)) {
-            home.write(&path, &installed::gossip_key_text(primary))?;
-        }
+    let path = data_dir.join("identity").join(GOSSIP_KEY);
+    let primary = installed::gossip_key_text(keyring.primary_key());
+    if in_force && fs::read(&path).ok().as_deref() != Some(&primary) {
+        home.write(&path, &primary)?;
     }
     Ok(())
 }

@@ -143,6 +143,11 @@ pub struct KeyringStatus {
 }
 
 impl KeyringStatus {
+    /// False for more keys than any host can hold.
+    pub fn is_plausible(&self) -> bool {
+        (1..=KEYS_TRIED_MAX).contains(&self.keys.len())
+    }
+
     /// The key that seals packets.
     pub fn primary(&self) -> Option<Fingerprint> {
         self.keys.first().copied()
@@ -165,6 +170,12 @@ impl Keyring {
     /// The key that seals packets.
     pub fn primary(&self) -> Fingerprint {
         self.primary
+    }
+
+    /// The same key itself. A keyring always holds it: that is checked where one is read, and kept by every change.
+    pub fn primary_key(&self) -> &GossipKey {
+        let entry = self.entries.get(&self.primary);
+        entry.and_then(|entry| entry.key.as_ref()).expect("a keyring holds its primary")
     }
 
     /// The keys that open packets: the primary, then the latest first.

@@ -51,7 +51,7 @@ fn the_primary_and_what_is_not_there_are_not_removed_and_the_unknown_is_not_used
     assert_eq!(keyring.choose(name(1), host(1)), Err(KeyringError::Unknown(name(1))));
     let full = (1..8).fold(keyring, |keyring, number| keyring.install(key(number), host(1)).unwrap());
     assert_eq!(full.install(key(8), host(1)), Err(KeyringError::Full));
-    assert_eq!(full.install(key(7), host(1)), Ok(full.clone()), "again is no change");
+    assert_eq!(full.install(key(7), host(1)), Ok(full), "again is no change");
 }
 
 #[test]
@@ -201,7 +201,7 @@ proptest! {
         prop_assert_eq!(merge(&merge(a, b), c), merge(a, &merge(b, c)));
         prop_assert_eq!(merge(a, a), a.clone());
         let all = merge(&merge(a, b), c);
-        prop_assert_eq!(merge(&all, b), all.clone());
+        prop_assert_eq!(&merge(&all, b), &all);
         prop_assert_eq!(all.digest(), merge(c, &merge(b, a)).digest());
         prop_assert_eq!(Keyring::decode(&all.encode().unwrap()).unwrap(), all);
     }

@@ -450,7 +450,7 @@ mod tests {
                 let packet = sealer.seal(b"x").unwrap();
                 let counter = u64::from_be_bytes(packet[25..33].try_into().unwrap());
                 assert!(seen.insert(counter), "the counter {counter} came again");
-                let mut opener = Opener::new(&[key.clone()], "prod", BOB);
+                let mut opener = Opener::new(std::slice::from_ref(&key), "prod", BOB);
                 assert!(opener.open(&packet).is_ok(), "sealed with the key that was set");
             }
         }

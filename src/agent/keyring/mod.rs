@@ -133,7 +133,7 @@ impl Keeper {
                 return None;
             }
         };
-        match self.put_in_force(merged).await {
+        match self.put_in_force(merged, peer).await {
             Ok(current) => Some(current),
             Err(error) => {
                 error!(%peer, %error, "a change of the gossip keyring was not taken over");
@@ -149,11 +149,11 @@ impl Keeper {
             Change::Choose(key) => ours.choose(key, writer),
             Change::Remove(key) => ours.remove(key, writer),
         }?;
-        self.put_in_force(changed).await
+        self.put_in_force(changed, writer).await
     }
 
     /// On disk first: a host that forgot a key in a crash that it had sealed with could not be told from a thief.
-    async fn put_in_force(&mut self, next: Keyring) -> Result<Arc<Keyring>, ChangeError> {
+    async fn put_in_force(&mut self, next: Keyring, from: NodeId) -> Result<Arc<Keyring>, ChangeError> {
         let before = self.current.borrow().clone();
         if *before == next {
             return Ok(before);
@@ -164,7 +164,7 @@ impl Keeper {
         let written = written.map_err(|error| ChangeError::Disk(error.to_string()))?;
         written.map_err(|error| ChangeError::Disk(error.to_string()))?;
         self.current.send_replace(next.clone());
-        info!(primary = %next.primary(), keys = ?next.status().keys, "the gossip keyring has changed");
+        info!(primary = %next.primary(), keys = ?next.status().keys, %from, "the gossip keyring has changed");
         Ok(next)
     }
 

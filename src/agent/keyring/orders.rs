@@ -11,6 +11,7 @@ use std::time::Duration;
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout_at};
+use tracing::info;
 
 use super::report::{self, Answers, Host, names};
 use super::{Change, ChangeError, Made, Member};
@@ -24,10 +25,12 @@ use crate::wire::seal::GossipKey;
 const ASKED_AT_ONCE_MAX: usize = 64;
 /// One host, connecting included.
 const HOST_DEADLINE: Duration = Duration::from_secs(3);
+/// Lists under way; each asks every host.
+const LISTS_AT_ONCE_MAX: usize = 4;
 /// All hosts; an order asks them twice, and the API waits 25 s.
 const ROUND_DEADLINE: Duration = Duration::from_secs(10);
 
-/// Takes orders. One is carried out at a time.
+/// Takes orders. One that changes something is carried out at a time.
 pub(in crate::agent) struct Orders(Arc<Desk>);
 
 struct Desk {
@@ -35,7 +38,10 @@ struct Desk {
     current: watch::Receiver<Arc<Keyring>>,
     changes: mpsc::Sender<(Change, Made)>,
     calls: mpsc::Sender<KeyringCall>,
+    /// Of the one order that changes something.
     place: Semaphore,
+    /// Of those that only look.
+    looking: Semaphore,
 }
 
 impl Orders {
@@ -45,14 +51,22 @@ impl Orders {
         changes: mpsc::Sender<(Change, Made)>,
         calls: mpsc::Sender<KeyringCall>,
     ) -> Orders {
-        Orders(Arc::new(Desk { local, current, changes, calls, place: Semaphore::new(1) }))
+        Orders(Arc::new(Desk {
+            local,
+            current,
+            changes,
+            calls,
+            place: Semaphore::new(1),
+            looking: Semaphore::new(LISTS_AT_ONCE_MAX),
+        }))
     }
 
     /// Carries an order out, in a task of its own.
     pub(in crate::agent) fn start(&self, members: Vec<Member>, order: KeyringOrder, reply: KeyringReply) {
         let desk = self.0.clone();
         tokio::spawn(async move {
-            let answer = match desk.place.try_acquire() {
+            let places = if order == KeyringOrder::List { &desk.looking } else { &desk.place };
+            let answer = match places.try_acquire() {
                 Ok(_place) => desk.carry_out(&members, order).await,
                 Err(_) => Err(refuse(
                     KeyringRefusal::Failed,
@@ -71,6 +85,9 @@ fn refuse(refusal: KeyringRefusal, sentence: impl Into<String>) -> KeyringRefuse
 
 impl Desk {
     async fn carry_out(&self, members: &[Member], order: KeyringOrder) -> KeyringAnswer {
+        if order != KeyringOrder::List {
+            info!(%order, "the gossip keyring is to be changed on every host");
+        }
         match order {
             KeyringOrder::List => {
                 let answers = self.ask(members, KeyringAsk::List).await;
@@ -150,7 +167,7 @@ impl Desk {
     }
 
     fn refuse(&self, refusal: KeyringRefusal, sentence: String, answers: &Answers) -> KeyringRefused {
-        KeyringRefused { refusal, sentence, report: Some(report::report(&self.keyring(), answers)) }
+        KeyringRefused { refusal, sentence, report: Some(Box::new(report::report(&self.keyring(), answers))) }
     }
 
     /// The report; a failure if a member that counts as there has not done it.
@@ -165,7 +182,7 @@ impl Desk {
              next step until then",
             names(&missing)
         );
-        Err(KeyringRefused { refusal: KeyringRefusal::Incomplete, sentence, report: Some(report) })
+        Err(KeyringRefused { refusal: KeyringRefusal::Incomplete, sentence, report: Some(Box::new(report)) })
     }
 
     async fn change(&self, change: Change) -> Result<Arc<Keyring>, KeyringRefused> {
