@@ -5,7 +5,6 @@ use std::net::UdpSocket;
 use std::time::Duration;
 
 use data_encoding::{BASE64, HEXLOWER};
-use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 
 use crate::fleet::Fleet;
@@ -158,21 +157,13 @@ fn hosts_that_were_away_during_a_rotation_come_back_and_bring_nothing_back() {
     assert_eq!((&listed["state"], &listed["answered"]), (&json!("settled"), &json!(5)), "{listed}");
 }
 
-/// Stops the agent's process as a debugger or a full swap would, or lets it go on. Its lock file names it.
-#[track_caller]
-fn signal(host: &Host, signal: Signal) {
-    let lock = std::fs::read_to_string(host.data_dir().join("lock")).expect("the agent's lock");
-    let pid = lock.trim().parse().ok().and_then(Pid::from_raw).expect("the agent's pid");
-    kill_process(pid, signal).expect("a signal");
-}
-
 #[test]
 fn a_host_that_stood_still_during_a_rotation_goes_on_with_the_new_key() {
     let hosts = ["a", "b", "c", "d"];
     let Some(fleet) = Fleet::raise(&hosts) else { return };
     fleet.mesh(&hosts);
     let old = keys(&fleet["a"]).remove(0);
-    signal(&fleet["c"], Signal::STOP);
+    fleet["c"].pause_agent();
     wait_for("a holds c for failed", Duration::from_secs(40), || {
         let members = fleet["a"].members()?;
         if members.get("c").is_some_and(|state| state == "failed") { Ok(()) } else { Err(format!("{members:?}")) }
@@ -180,7 +171,7 @@ fn a_host_that_stood_still_during_a_rotation_goes_on_with_the_new_key() {
     let new = install(&fleet["a"]);
     keyring(&fleet["b"], &["use", &new]).expect("weft keyring use");
     keyring(&fleet["d"], &["remove", &old]).expect("weft keyring remove");
-    signal(&fleet["c"], Signal::CONT);
+    fleet["c"].resume_agent();
     all_hold(&fleet, &hosts, &new, 1);
     fleet.all_alive(&hosts);
     let others = ["node=a ", "node=b ", "node=d "];
