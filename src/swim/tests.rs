@@ -347,7 +347,7 @@ fn members_from_the_store_are_unknown_and_never_accused_before_first_contact() {
         .restore(Now::ZERO, vec![alive(2), accused_by(2, 3, 1), departed.clone(), claim(1, 6, MemberState::Alive)]);
     let seen = bench.run(Duration::from_secs(600), |_| None);
     assert_eq!([2, 3].map(|id| bench.state(id)), [Some(MemberState::Unknown); 2]);
-    assert_eq!(bench.swim.member(node(4)), Some(departed.clone()));
+    assert_eq!(bench.swim.member(node(4)), Some(departed));
     assert_eq!(bench.swim.incarnation(), 6);
     assert!(!bench.swim.in_contact());
     let tried = seen.iter().filter(|(_, output)| matches!(output, Output::Sync { node: Some(_), .. })).count();
