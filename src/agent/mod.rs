@@ -35,6 +35,7 @@ use tracing::{info, warn};
 
 use self::control::{Control, Inlets};
 use self::owner::{Beginning, Files, Outlets, Owner, Tally};
+use self::quarantine::Quarantine;
 use self::vips::Vips;
 use crate::catalog::{self, Catalog};
 use crate::config::{self, Config, default_advertise};

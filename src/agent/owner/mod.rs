@@ -46,7 +46,7 @@ use super::quarantine::Quarantine;
 use super::threads::CheckRequest;
 use super::vips::Vips;
 use crate::api;
-use crate::catalog::{self, Catalog};
+use crate::catalog::{self, Catalog, Relay};
 use crate::gossip;
 use crate::identity::Identity;
 use crate::model::{CatalogMessage, Directory, Instance, MemberState, NodeFacts, NodeId, Now, Version};
