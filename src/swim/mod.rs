@@ -7,29 +7,32 @@
 //!
 //! **The parts.** `probe` asks "are you there?"; `claims` decides what is believed and what follows; `suspicion` says how long a
 //! suspect has; `dissemination` holds what is still to be told; `members` is the table; `seeds` says whom to contact when
-//! nobody is known; `contact` knows whether this host can trust its own ears; `errands` is what is done now and then;
+//! nobody is known; `contact` knows whether this host can trust its own ears; `budget` says how many hosts this one may accuse, `pace` how long
+//! answers take; `errands` is what is done now and then;
 //! this file is the face and the clock.
 //!
 //! **What always holds.**
 //! - A host never accepts anything but "alive" about itself, except its own goodbye; only it raises its incarnation.
 //! - Claims about a member are totally ordered, so all that hear the same end with the same.
 //! - A host that has not met anybody since its start, that hears nobody, or that stood still, accuses nobody.
-//! - Nobody is called failed while most peers are lost at once.
+//! - Nobody is called failed while most peers are lost at once, nor on one host's word where others could confirm it.
 //! - All that grows by what others say is bounded: members, claims waiting, probes made for others.
 
+mod budget;
 mod claims;
 mod config;
 mod contact;
 mod dissemination;
 mod errands;
 mod members;
+mod pace;
 mod probe;
 mod seeds;
 mod suspicion;
 #[cfg(test)]
 mod tests;
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeSet, VecDeque};
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -41,14 +44,16 @@ use crate::model::{Claim, MemberState, NodeId, NodeName, Now, Probe, SwimMessage
 pub use config::{Config, HEALTH_SCORE_MAX, SYNC_PEERS_FLAT};
 pub use dissemination::claim_bytes_max;
 
+use budget::Budget;
 use claims::Via;
 use contact::{Contact, LocalHealth};
 use dissemination::Dissemination;
 use errands::SWEEP_INTERVAL;
-use members::Members;
+use members::{Member, Members};
+use pace::Pace;
 use probe::Prober;
 use seeds::{Retry, Seeds};
-use suspicion::Suspicion;
+use suspicion::Suspicions;
 
 /// News that comes within this time of the first shares a round of gossip.
 const GOSSIP_COALESCE: Duration = Duration::from_millis(10);
@@ -157,11 +162,13 @@ pub struct Swim {
     me: Claim,
     rng: ChaCha8Rng,
     members: Members,
-    suspicions: BTreeMap<NodeId, Suspicion>,
+    suspicions: Suspicions,
     queue: Dissemination,
     prober: Prober,
     health: LocalHealth,
     contact: Contact,
+    budget: Budget,
+    pace: Pace,
     seeds: Seeds,
     /// For members from the store, while nobody is alive.
     stored: Retry,
@@ -170,6 +177,8 @@ pub struct Swim {
     leaving: Option<Now>,
     left: bool,
     conflicts: BTreeSet<(NodeId, NodeId)>,
+    /// Until then names are compared again: the table has changed.
+    names_until: Now,
     outputs: VecDeque<Output>,
 }
 
@@ -192,23 +201,26 @@ impl Swim {
             from: local,
             proof: Vec::new(),
         };
-        let prober = Prober::new(&mut rng);
+        let (prober, members) = (Prober::new(&mut rng), Members::new(&mut rng));
         Swim {
             config,
             me,
             rng,
-            members: Members::default(),
-            suspicions: BTreeMap::new(),
+            members,
+            suspicions: Suspicions::default(),
             queue: Dissemination::default(),
             prober,
             health: LocalHealth::default(),
             contact: Contact::default(),
+            budget: Budget::default(),
+            pace: Pace::default(),
             seeds: Seeds::default(),
             stored: Retry::default(),
             timers: None,
             leaving: None,
             left: false,
             conflicts: BTreeSet::new(),
+            names_until: Now::ZERO,
             outputs: VecDeque::new(),
         }
     }
@@ -230,6 +242,7 @@ impl Swim {
 
     /// The addresses to contact, for ever, while none of them is a living member; rarely after that.
     pub fn set_seeds(&mut self, seeds: Vec<SocketAddr>) {
+        self.members.watch(&seeds);
         self.seeds.set(seeds);
     }
 
@@ -251,7 +264,7 @@ impl Swim {
             }
             Probe::Ping { .. } | Probe::Gossip => {}
             Probe::Ack { number } => {
-                self.take_ack(sender, number);
+                self.take_ack(now, sender, number);
                 corrections.extend(self.held_against(sender));
             }
             Probe::PingRequest { number, target, address } => {
@@ -321,7 +334,7 @@ impl Swim {
     /// it as well, at once; the others do after the time of the departed. Should it live after all, it refutes.
     pub fn force_leave(&mut self, now: Now, node: NodeId, prune: bool) -> Result<(), ForceLeaveError> {
         self.wake(now);
-        let held = self.members.get(node).map(|member| member.claim.clone()).ok_or(ForceLeaveError::Unknown)?;
+        let held = self.members.get(node).map(Member::claim).ok_or(ForceLeaveError::Unknown)?;
         match held.state {
             MemberState::Failed => {
                 let claim = Claim { state: MemberState::Left, from: self.me.node, ..held };
@@ -369,7 +382,7 @@ impl Swim {
         }
         let probing = [Some(timers.probe_at), self.prober.next_deadline()];
         let probing = probing.into_iter().flatten().filter(|_| self.leaving.is_none());
-        let burial = self.suspicions.values().map(Suspicion::deadline).min().filter(|_| !self.contact.is_frozen());
+        let burial = self.suspicions.next_deadline().filter(|_| !self.contact.is_frozen());
         let always = [Some(timers.pulse_at), timers.gossip_at, self.leaving, burial];
         always.into_iter().flatten().chain(probing).min()
     }
@@ -381,32 +394,61 @@ impl Swim {
 
     /// All that is held, of this host too: for push-pull exchanges and for the store.
     pub fn snapshot(&self) -> Vec<Claim> {
-        self.members().cloned().collect()
+        self.members().collect()
     }
 
     /// What is held of a host, this one included.
-    pub fn member(&self, node: NodeId) -> Option<&Claim> {
+    pub fn member(&self, node: NodeId) -> Option<Claim> {
         if node == self.me.node {
-            return Some(&self.me);
+            return Some(self.me.clone());
         }
-        self.members.get(node).map(|member| &member.claim)
+        self.members.get(node).map(Member::claim)
     }
 
-    /// This host, then the others by id.
-    pub fn members(&self) -> impl Iterator<Item = &Claim> {
-        std::iter::once(&self.me).chain(self.members.iter().map(|member| &member.claim))
+    /// A host's state and gossip address, this one's included.
+    pub fn whereabouts(&self, node: NodeId) -> Option<(MemberState, SocketAddr)> {
+        if node == self.me.node {
+            return Some((self.me.state, self.me.address));
+        }
+        self.members.get(node).map(|member| (member.state(), member.address()))
+    }
+
+    /// This host, then the others in no order that means anything.
+    pub fn members(&self) -> impl Iterator<Item = Claim> {
+        std::iter::once(self.me.clone()).chain(self.members.iter().map(Member::claim))
     }
 
     /// The other hosts that are alive or suspected, with their addresses: partners for gossip.
     pub fn alive(&self) -> impl Iterator<Item = (NodeId, SocketAddr)> {
-        let claims = self.members.iter().map(|member| &member.claim);
-        let there = claims.filter(|claim| matches!(claim.state, MemberState::Alive | MemberState::Suspect));
-        there.map(|claim| (claim.node, claim.address))
+        let is_there = |member: &&Member| matches!(member.state(), MemberState::Alive | MemberState::Suspect);
+        self.members.iter().filter(is_there).map(|member| (member.node(), member.address()))
+    }
+
+    /// Tells whether a member is in this host's zone: gossip goes there more often than beyond.
+    pub fn set_near(&mut self, node: NodeId, near: bool) {
+        self.members.set_near(node, near);
+    }
+
+    /// Lifeguard's local health score: 0 is well, [`HEALTH_SCORE_MAX`] the worst.
+    pub fn health_score(&self) -> u32 {
+        self.health.score()
+    }
+
+    /// Accusations that this host did not make because too many of its own were confirmed by nobody, since the start.
+    pub fn accusations_withheld(&self) -> u64 {
+        self.budget.withheld()
     }
 
     /// This host's incarnation.
     pub fn incarnation(&self) -> u64 {
         self.me.incarnation
+    }
+
+    /// How long to wait for an answer that usually comes within `time`: longer where answers come late, and while this host
+    /// doubts itself.
+    fn patience(&self, time: Duration) -> Duration {
+        let late = time.mul_f64(self.pace.factor(self.config.probe_timeout));
+        late.max(self.health.stretch(time))
     }
 
     /// The size of the fleet, this host included.
