@@ -30,7 +30,7 @@ mod repair;
 mod tests;
 mod tombstones;
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 
 use rand::RngExt;
 use rand_chacha::ChaCha8Rng;
