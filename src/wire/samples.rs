@@ -104,6 +104,8 @@ pub(crate) fn full_datagrams() -> Vec<Datagram> {
         CatalogMessage::Announce(vec![summary; 26]),
         CatalogMessage::Digest(vec![u64::MAX; BUCKETS]),
         CatalogMessage::Summaries { bucket: 63, origins: vec![summary; 26], complete: false },
+        CatalogMessage::Fresh(vec![RecordRef { origin: NodeId([255; 16]), version: newest }; 31]),
+        CatalogMessage::Request(vec![RecordRef { origin: NodeId([255; 16]), version: newest }; 31]),
     ];
     swim.chain(catalog.into_iter().map(Datagram::Catalog)).collect()
 }
