@@ -7,6 +7,7 @@ pub mod body;
 pub mod codec;
 pub mod frame;
 pub mod packet;
+pub mod protocol;
 mod replay;
 pub mod seal;
 pub mod stream;

@@ -8,6 +8,7 @@ use weft::model::{Claim, NodeId, Record};
 use weft::wire::body;
 use weft::wire::frame::{FrameHeader, HEADER_BYTES, Open, RstReason};
 use weft::wire::packet::Datagram;
+use weft::wire::protocol::Versioned;
 use weft::wire::seal::{GossipKey, Opener, Sealer};
 use weft::wire::stream;
 
@@ -17,10 +18,10 @@ use super::messages;
 #[test]
 fn every_datagram_reads_and_writes_to_the_same_bytes() {
     for (name, datagram) in messages::datagrams() {
-        let bytes = fixture("v1", name, || datagram.encode().unwrap());
+        let bytes = fixture("v1", name, || datagram.encode_in(1, 2).unwrap());
         let read = Datagram::decode(&bytes).unwrap();
         assert_eq!(read, datagram, "{name}");
-        assert_eq!(read.encode().unwrap(), bytes, "{name}");
+        assert_eq!(read.encode_in(1, 2).unwrap(), bytes, "{name}");
     }
 }
 
@@ -30,7 +31,7 @@ fn a_sealed_packet_opens_and_seals_to_the_same_bytes() {
     let (_, datagram) = messages::datagrams().swap_remove(0);
     let seal = || {
         let mut sealer = Sealer::new(&key, "prod", sender, 7);
-        sealer.seal(&datagram.encode().unwrap()).unwrap()
+        sealer.seal(&datagram.encode_in(1, 2).unwrap()).unwrap()
     };
     let bytes = fixture("v1", "packet", seal);
     let (opened, payload) = Opener::new(std::slice::from_ref(&key), "prod", receiver).open(&bytes).unwrap();
@@ -44,13 +45,13 @@ fn every_stream_message_reads_and_writes_to_the_same_bytes() {
     messages::replies().iter().for_each(|(name, reply)| stream_message(name, reply));
 }
 
-fn stream_message<T: Serialize + DeserializeOwned + PartialEq + Debug>(name: &str, message: &T) {
-    let bytes = fixture("v1", name, || stream::encode(message).unwrap());
+fn stream_message<T: Serialize + DeserializeOwned + Versioned + PartialEq + Debug>(name: &str, message: &T) {
+    let bytes = fixture("v1", name, || stream::encode_in(message, 1).unwrap());
     let (prefix, body) = bytes.split_first_chunk().unwrap();
     assert_eq!(stream::length(*prefix).unwrap(), body.len(), "{name}");
     let read: T = stream::decode(body).unwrap();
     assert_eq!(&read, message, "{name}");
-    assert_eq!(stream::encode(&read).unwrap(), bytes, "{name}");
+    assert_eq!(stream::encode_in(&read, 1).unwrap(), bytes, "{name}");
 }
 
 #[test]
