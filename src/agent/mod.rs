@@ -43,6 +43,7 @@ use crate::model::{Directory, NodeFacts, NodeId};
 use crate::proxy;
 use crate::store::{Opened, Store, StoreError};
 use crate::swim::{self, Swim};
+use crate::wire::protocol::PROTOCOL_MAX;
 
 /// Opening a store of 100,000 records takes well under a second; one that needs longer is broken.
 const STORE_DEADLINE: Duration = Duration::from_secs(10);
@@ -282,6 +283,7 @@ async fn bind_gossip(
         server_name: tls.server_name.clone(),
         identify: Arc::new(identify),
         deadlines: gossip::Deadlines::default(),
+        protocol_max: PROTOCOL_MAX,
     };
     Ok(gossip::bind(settings).await?)
 }

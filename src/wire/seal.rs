@@ -219,6 +219,11 @@ impl Opener {
         Ok((header.sender, self.admit(&header, payload)))
     }
 
+    /// The start that this sender's last packets were from.
+    pub fn epoch(&self, sender: NodeId) -> Option<u64> {
+        self.senders.get(&sender).map(|known| known.epoch)
+    }
+
     fn search(&self, packet: &[u8], header: &PacketHeader) -> Result<(Vec<u8>, Option<LessSafeKey>), OpenError> {
         let keys = self.keyring.iter().map(|key| key.packet_key(header.sender, header.epoch));
         for key in keys {
