@@ -198,7 +198,7 @@ async fn run_here(config: Config) -> Result<(), AgentError> {
     // Published before anything listens: the first question is answered from the store.
     owner.turn();
 
-    let gossip_counters = gossip.counters();
+    let (gossip_counters, peers) = (gossip.counters(), gossip.peers());
     let gossip_task = tokio::spawn(gossip.run(events, gossip_commands, shutdown.clone()));
     let (proxy_sender, proxy_events) = mpsc::channel(EVENT_QUEUE);
     let (enroll_sender, enrolling) = mpsc::channel(ENROLL_QUEUE);
@@ -213,7 +213,7 @@ async fn run_here(config: Config) -> Result<(), AgentError> {
     let proxy = proxy::start(proxy_settings(&config, &identity), wires)?;
     let (capture, vip_asked) = proxy.capture().await;
     let traffic = proxy.traffic();
-    let mut sources = metrics::Sources::new(directory.clone(), tallied, gossip_counters, &proxy);
+    let mut sources = metrics::Sources::new(directory.clone(), tallied, (gossip_counters, peers.clone()), &proxy);
     let dns = threads::start_dns(&config, directory.clone(), vip_asked, shutdown.clone(), &mut sources).await?;
     let services = threads::Services {
         config: &config,
@@ -221,6 +221,7 @@ async fn run_here(config: Config) -> Result<(), AgentError> {
         changes: changed,
         own: local,
         traffic: Arc::new(move || traffic.snapshot()),
+        versions: Arc::new(move |node| peers.versions(node)),
         capture: match capture {
             proxy::Mode::Redirect => "redirect",
             proxy::Mode::Bind => "bind",

@@ -151,5 +151,6 @@ async fn a_host_put_back_to_version_1_is_understood_by_its_next_word_or_stream()
     assert!(matches!(host.event().await, Event::StreamProbe { alive: true, .. }));
     says(&host, &mut put_back, 2).await;
     says(&put_back, &mut host, 3).await;
+    says(&host, &mut put_back, 4).await;
     assert_eq!(put_back.counters.rejected_malformed.get(), 1, "the hello after its first word in a new start");
 }
