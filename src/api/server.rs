@@ -22,7 +22,9 @@ use super::responder::{Recent, Shared, stopped};
 use super::socket::Socket;
 use super::watch::Hub;
 use super::write_deadline::WriteDeadline;
-use super::{ApiError, CheckOutput, Command, Counters, Local, Metrics, Settings, Traffic, TrafficSource, VersionsSource};
+use super::{
+    ApiError, CheckOutput, Command, Counters, Local, Metrics, Settings, Traffic, TrafficSource, VersionsSource,
+};
 use crate::model::Directory;
 
 /// hyper's buffer for a request's head; beyond it the answer is 431. Twice what clients send in practice.

@@ -182,7 +182,11 @@ mod tests {
         peers.heard(PEER, 1, 1, None);
         assert_eq!(version(&peers), 2, "an old datagram that was overtaken takes nothing back");
         peers.heard(PEER, 2, 1, None);
-        assert_eq!(peers.manner(Some(PEER), Instant::now()), Manner { version: 1, hello: true }, "it may be another version");
+        assert_eq!(
+            peers.manner(Some(PEER), Instant::now()),
+            Manner { version: 1, hello: true },
+            "it may be another version"
+        );
     }
 
     #[test]

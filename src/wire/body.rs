@@ -117,7 +117,8 @@ fn decode<T: DeserializeOwned>(what: &'static str, format: u16, body: &[u8]) -> 
 }
 
 fn put_certificates(certificates: &[Vec<u8>]) -> Option<Vec<u8>> {
-    let count = u8::try_from(certificates.len()).ok().filter(|count| (1..=CERTIFICATES_MAX).contains(&(*count).into()))?;
+    let count =
+        u8::try_from(certificates.len()).ok().filter(|count| (1..=CERTIFICATES_MAX).contains(&(*count).into()))?;
     let mut bytes = vec![count];
     for certificate in certificates {
         bytes.extend(u16::try_from(certificate.len()).ok()?.to_be_bytes());

@@ -37,7 +37,9 @@ pub enum CodecError {
     #[error("a message of version {0}, which this agent does not read here; upgrade it")]
     Version(u8),
     /// A message that the version it is to be written in, or claims to be written in, does not have.
-    #[error("a message that versions before {since} do not have, where version {version} is spoken; upgrade the other host")]
+    #[error(
+        "a message that versions before {since} do not have, where version {version} is spoken; upgrade the other host"
+    )]
     NotInVersion {
         /// The version that first has it.
         since: u8,

@@ -76,7 +76,8 @@ pub enum StreamReply {
 
 impl Versioned for StreamRequest {
     fn since(&self) -> u8 {
-        let first = matches!(self, StreamRequest::Sync { .. } | StreamRequest::Pull { .. } | StreamRequest::Ping { .. });
+        let first =
+            matches!(self, StreamRequest::Sync { .. } | StreamRequest::Pull { .. } | StreamRequest::Ping { .. });
         if first { 1 } else { 2 }
     }
 }

@@ -130,7 +130,8 @@ async fn a_server_refuses_clients_without_certificate_with_another_ca_or_another
     let mut host = ca.host().await;
     let (leaf, other_leaf) = (ca.leaf(), other_ca.leaf());
     // The client itself trusts the server in each case, so that the refusal is the server's.
-    let configs = [ca.client(None, ALPN[0]), ca.client(Some(&other_leaf), ALPN[0]), ca.client(Some(&leaf), b"weft-mesh")];
+    let configs =
+        [ca.client(None, ALPN[0]), ca.client(Some(&other_leaf), ALPN[0]), ca.client(Some(&leaf), b"weft-mesh")];
     for (refused, config) in (1..).zip(configs) {
         if let Ok(mut tls) = connect(config, host.address).await {
             // In TLS 1.3 the client is done before the server has judged it.

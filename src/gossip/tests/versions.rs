@@ -46,7 +46,11 @@ async fn two_hosts_of_version_2_soon_speak_it() {
     let ca = Ca::new();
     let (mut alice, mut bob) = (ca.host().await, ca.host().await);
     says(&alice, &mut bob, 1).await;
-    assert_eq!((spoken(&bob, &alice), spoken(&alice, &bob)), (Some((2, 2)), None), "a stranger is told how far this host reads");
+    assert_eq!(
+        (spoken(&bob, &alice), spoken(&alice, &bob)),
+        (Some((2, 2)), None),
+        "a stranger is told how far this host reads"
+    );
     says(&bob, &mut alice, 2).await;
     assert_eq!(spoken(&alice, &bob), Some((2, 2)));
     says(&alice, &mut bob, 3).await;
