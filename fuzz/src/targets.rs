@@ -21,7 +21,7 @@ use weft::wire::seal::{GossipKey, Opener, Sealer};
 use weft::wire::stream::{self, StreamReply, StreamRequest};
 
 /// Every target by name.
-pub const TARGETS: [(&str, fn(&[u8])); 8] = [
+pub(crate) const TARGETS: [(&str, fn(&[u8])); 8] = [
     ("packet", packet),
     ("datagram", datagram),
     ("frame", frame),
@@ -122,12 +122,15 @@ fn node_and_instance(format: u16, bytes: &[u8]) {
     }
 }
 
+/// A step's argument has its length in units of so many bytes, so that one byte tells every length that a datagram may have.
+pub(crate) const STEP_BYTES: usize = 5;
+
 /// Cuts the input into steps: two bytes that steer, one that tells the length of what follows.
 fn steps(data: &[u8]) -> impl Iterator<Item = (u8, u8, &[u8])> {
     let mut rest = data;
     std::iter::from_fn(move || {
         let (&[what, who, length], after) = rest.split_first_chunk::<3>()?;
-        let (argument, after) = after.split_at(after.len().min(length.into()));
+        let (argument, after) = after.split_at(after.len().min(usize::from(length) * STEP_BYTES));
         rest = after;
         Some((what, who, argument))
     })
@@ -150,14 +153,14 @@ fn catalog(data: &[u8]) {
             0..=2 => {
                 if let Ok(message) = codec::decode_known::<CatalogMessage>(argument, packet::PAYLOAD_BYTES_MAX) {
                     if let CatalogMessage::Delta(records) = &message {
-                        records.iter().for_each(|record| merge(&mut catalog, now, record.clone(), node(who)));
+                        records.iter().for_each(|record| merge(&mut catalog, now, record.clone()));
                     }
                     catalog.receive(now, node(who), message);
                 }
             }
             3 => {
                 if let Ok(record) = Record::decode(Bytes::copy_from_slice(argument)) {
-                    merge(&mut catalog, now, record, node(who));
+                    merge(&mut catalog, now, record);
                 }
             }
             4 => {
@@ -189,10 +192,10 @@ fn catalog(data: &[u8]) {
     }
 }
 
-fn merge(catalog: &mut Catalog, now: Duration, record: Record, from: NodeId) {
+fn merge(catalog: &mut Catalog, now: Duration, record: Record) {
     let (id, version) = (record.id(), record.version());
     let before = catalog.get(&id).map(Record::version);
-    catalog.merge(now, record, Relay::Delta(from));
+    catalog.merge(now, record, Relay::Eager);
     let after = catalog.get(&id).map(Record::version);
     assert!(after >= before || after.is_none(), "{before:?} gave way to {after:?} at {version}");
 }
@@ -221,7 +224,9 @@ fn swim(data: &[u8]) {
                 swim.tick(now);
             }
             4 => swim.stream_probe_result(now, node(who), argument.len() as u64, who > 127),
-            _ => drop(swim.force_leave(now, node(who), who > 127)),
+            _ => {
+                let _ = swim.force_leave(now, node(who), who > 127);
+            }
         }
         assert!(swim.incarnation() >= incarnation, "an incarnation that went back");
         for _ in 0..10_000 {

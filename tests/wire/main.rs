@@ -5,5 +5,8 @@
 //! never again: a file that is already there is compared, not written.
 
 mod fixtures;
+mod fuzzed;
 mod messages;
+mod relayed;
 mod version1;
+mod version2;

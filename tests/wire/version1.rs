@@ -4,7 +4,7 @@ use std::fmt::Debug;
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use weft::model::{Claim, NodeId, Record};
+use weft::model::{NodeId, Record};
 use weft::wire::body;
 use weft::wire::frame::{FrameHeader, HEADER_BYTES, Open, RstReason};
 use weft::wire::packet::Datagram;
@@ -99,16 +99,4 @@ fn every_frame_of_the_mesh_reads_and_writes_to_the_same_bytes() {
     let bytes = fixture("v1", "frame-rst", || reset.encode().to_vec());
     assert_eq!(RstReason::decode(bytes[HEADER_BYTES]), reset);
     assert_eq!(reset.encode()[..], bytes);
-}
-
-/// Claims are written anew by every host that passes them on; what their own host added travels in `proof`.
-#[test]
-fn a_claim_is_passed_on_with_all_that_its_host_added() {
-    for claim in messages::claims() {
-        let request = stream::StreamRequest::Sync { claims: vec![claim.clone()], more: false };
-        let bytes = stream::encode(&request).unwrap();
-        let read: stream::StreamRequest = stream::decode(&bytes[stream::PREFIX_BYTES..]).unwrap();
-        let stream::StreamRequest::Sync { claims, .. } = read else { panic!("{read:?}") };
-        assert_eq!(claims, [claim] as [Claim; 1]);
-    }
 }
