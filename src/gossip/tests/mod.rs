@@ -1,6 +1,7 @@
 //! Hosts on loopback, for this module's tests: certificates, drivers, and a raw peer that may do what no agent does.
 
 mod datagrams;
+mod fleet;
 mod streams;
 mod versions;
 
