@@ -141,13 +141,17 @@ fn node(number: u8) -> NodeId {
     NodeId([2 + number % 5; 16])
 }
 
+fn peers<P: From<NodeId>>() -> Vec<P> {
+    (0..4).map(|number| node(number).into()).collect()
+}
+
 /// A catalog, and peers that say whatever they like.
 fn catalog(data: &[u8]) {
     let config = catalog::Config::default();
     let datagram_bytes_max = config.datagram_bytes_max;
     let mut catalog = Catalog::new(config, LOCAL, ChaCha8Rng::seed_from_u64(1));
     let mut now = Duration::ZERO;
-    catalog.set_peers((0..4).map(node).collect());
+    catalog.set_peers(peers());
     for (what, who, argument) in steps(data) {
         match what % 8 {
             0..=2 => {
@@ -197,11 +201,13 @@ fn merge(catalog: &mut Catalog, now: Duration, record: Record) {
     if record.origin() == LOCAL {
         return;
     }
-    let (id, version) = (record.id(), record.version());
-    let before = catalog.get(&id).map(Record::version);
+    let (id, text) = (record.id(), format!("{record:?}"));
+    // Of two floors the higher one holds, whichever was written later.
+    let rank = |record: &Record| (record.floor(), record.version());
+    let before = catalog.get(&id).map(rank);
     catalog.merge(now, record, Relay::Eager);
-    let after = catalog.get(&id).map(Record::version);
-    assert!(after >= before || after.is_none(), "{before:?} gave way to {after:?} at {version}");
+    let after = catalog.get(&id).map(rank);
+    assert!(after >= before || after.is_none(), "{before:?} gave way to {after:?} by {text}");
 }
 
 /// A host's membership, and others that say whatever they like.

@@ -32,6 +32,10 @@ fn record(origin: NodeId, kind: u16, bytes: usize) -> Record {
     Record::sign(&header, &vec![0xee; bytes], |_| [7; 64]).unwrap()
 }
 
+fn alive<P: From<NodeId>>(swim: &Swim) -> Vec<P> {
+    swim.alive().map(|(node, _)| node.into()).collect()
+}
+
 impl Whole {
     /// A host of that version; one record of it fits a datagram, the other has to be pulled.
     async fn start(ca: &Ca, number: u8, protocol_max: u8, seed: Option<SocketAddr>) -> Whole {
@@ -116,7 +120,7 @@ impl Whole {
                     self.send(Command::StreamProbe { target, to, number });
                 }
                 swim::Output::Changed { node, state: MemberState::Alive, .. } if node != self.host.node => {
-                    self.catalog.set_peers(self.swim.alive().map(|(node, _)| node).collect());
+                    self.catalog.set_peers(alive(&self.swim));
                     self.catalog.start_sync(now, node);
                 }
                 _ => {}
