@@ -81,6 +81,8 @@ pub(super) struct Gate {
 impl Gate {
     /// Judges a record that came from the network.
     pub(super) fn judge(&mut self, identity: &Identity, record: &Record, now: SystemTime) -> Verdict {
+        #[cfg(test)]
+        super::quarantine::strike(record, "poison-judge");
         let judged = match record.header().kind {
             RecordKind::NODE if !record.header().tombstone => self.judge_node(identity, record, now),
             _ => match self.proven.get(&record.origin()) {

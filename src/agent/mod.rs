@@ -16,6 +16,7 @@ mod kept;
 mod metrics;
 mod own;
 mod owner;
+mod quarantine;
 mod renewal;
 mod threads;
 mod vips;
@@ -34,6 +35,7 @@ use tracing::{info, warn};
 
 use self::control::{Control, Inlets};
 use self::owner::{Beginning, Files, Outlets, Owner, Tally};
+use self::quarantine::Quarantine;
 use self::vips::Vips;
 use crate::catalog::{self, Catalog};
 use crate::config::{self, Config, default_advertise};
@@ -178,11 +180,14 @@ async fn run_here(config: Config) -> Result<(), AgentError> {
         new_rng(identity.node, epoch, 1),
     );
     let catalog = Catalog::new(catalog::Config::default(), identity.node, new_rng(identity.node, epoch, 2));
+    let quarantine = Quarantine::load(&store, env!("CARGO_PKG_VERSION"));
     let store_writer = store.writer().map_err(system("the store's thread"))?;
     store_writer.set_incarnation(incarnation);
     swim.restore(Duration::ZERO, members);
     let has_seeds = !config.cluster.seeds.is_empty();
-    let beginning = Beginning { identity: identity.clone(), facts, epoch, swim, catalog, vips, has_seeds, rises };
+    let identity_kept = identity.clone();
+    let beginning =
+        Beginning { identity: identity_kept, facts, epoch, swim, catalog, vips, has_seeds, rises, quarantine };
     let outlets = Outlets {
         directory: directory.clone(),
         local: local.clone(),

@@ -69,6 +69,13 @@ impl Sources {
         sample.protocols(&self.directory.load(), &self.peers);
         let tally = self.tally.borrow().clone();
         sample.catalog(&tally.catalog);
+        let (quarantined, left_alone) = tally.quarantined;
+        let help = "Records that this agent does not touch because it failed on them.";
+        sample.gauge("weft_catalog_records_quarantined", help, &[], quarantined);
+        let help = "Times that a record in quarantine was left alone.";
+        sample.counter("weft_catalog_records_quarantine_hits", help, &[], left_alone);
+        let help = "Changes of this host's services that were published together with later ones.";
+        sample.counter("weft_own_changes_coalesced", help, &[], tally.coalesced);
         sample.counter("weft_store_failures", "Writes to the catalog cache that failed.", &[], tally.store_failures);
         sample.counter("weft_directory_published", "Views published.", &[], tally.published);
         sample.counter(
@@ -131,6 +138,15 @@ impl Sample {
         let counted = [
             ("records_applied", "Records that changed the catalog.", counters.records_applied),
             ("deltas_sent", "Datagrams of fresh records sent.", counters.deltas_sent),
+            ("names_sent", "Datagrams that name fresh records.", counters.names_sent),
+            ("requests_sent", "Datagrams that ask for named records.", counters.requests_sent),
+            ("fetches_failed", "Named records that nobody sent when asked.", counters.fetches_failed),
+            (
+                "records_over_rate",
+                "Fresh records left unread because their host changes more than one may.",
+                counters.records_over_rate,
+            ),
+            ("pulls_over_rate", "Pulls put off because of the same.", counters.pulls_over_rate),
             ("digests_sent", "Digests sent.", counters.digests_sent),
             ("digests_differing", "Digests received that differed.", counters.digests_differing),
             ("pulls_started", "Pulls of missing records.", counters.pulls_started),
