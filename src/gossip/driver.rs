@@ -17,13 +17,14 @@ use tokio_rustls::{TlsAcceptor, TlsConnector, TlsStream};
 use tracing::{debug, error, trace};
 
 use super::call::Calls;
+use super::keyring::{CALLS_WAITING_MAX, KeyringCall, Unopened};
 use super::message::{Channel, StreamError};
 use super::socket::{Sockets, canonical, sendable};
-use super::{ALPN, Command, Counters, Deadlines, Event, GossipError, Identify, Peers, Settings, serve};
+use super::{ALPN, Command, Counters, Deadlines, Event, GossipError, Identify, KeyringLink, Peers, Settings, serve};
 use crate::model::NodeId;
 use crate::wire::codec::CodecError;
 use crate::wire::packet::{self, Content, DATAGRAM_BYTES_MAX, Datagram};
-use crate::wire::seal::{Opener, Sealer};
+use crate::wire::seal::{OpenError, Opener, Sealer};
 
 /// Larger than any packet, so that what is too large is seen to be.
 const RECEIVE_BYTES: usize = DATAGRAM_BYTES_MAX + 1;
@@ -40,6 +41,7 @@ pub(super) struct Shared {
     pub(super) counters: Arc<Counters>,
     pub(super) peers: Arc<Peers>,
     pub(super) events: mpsc::Sender<Event>,
+    pub(super) keyring: KeyringLink,
     identify: Identify,
 }
 
@@ -58,6 +60,7 @@ pub struct Bound {
     sockets: Sockets,
     counters: Arc<Counters>,
     peers: Arc<Peers>,
+    keyring_calls: (mpsc::Sender<KeyringCall>, mpsc::Receiver<KeyringCall>),
 }
 
 /// Takes the gossip port. Must be called within a tokio runtime.
@@ -65,7 +68,8 @@ pub async fn bind(settings: Settings) -> Result<Bound, GossipError> {
     let listen = settings.listen;
     let sockets = Sockets::bind(listen).map_err(|error| GossipError::Bind { listen, error })?;
     let peers = Arc::new(Peers::new(settings.local, settings.protocol_max));
-    Ok(Bound { settings, sockets, counters: Arc::default(), peers })
+    let keyring_calls = mpsc::channel(CALLS_WAITING_MAX);
+    Ok(Bound { settings, sockets, counters: Arc::default(), peers, keyring_calls })
 }
 
 impl Bound {
@@ -84,6 +88,11 @@ impl Bound {
         self.peers.clone()
     }
 
+    /// Takes calls to other hosts about their keyrings.
+    pub fn keyring_calls(&self) -> mpsc::Sender<KeyringCall> {
+        self.keyring_calls.0.clone()
+    }
+
     /// Runs until `shutdown` is true (or its sender, or that of `commands`, is gone). Datagrams that were commanded before
     /// are sent; streams under way are cut.
     pub async fn run(
@@ -92,9 +101,11 @@ impl Bound {
         mut commands: mpsc::Receiver<Command>,
         mut shutdown: watch::Receiver<bool>,
     ) {
-        let Bound { settings, sockets, counters, peers } = self;
-        let opener = Opener::new(std::slice::from_ref(&settings.key), &settings.cluster, settings.local);
-        let sealer = Sealer::new(&settings.key, &settings.cluster, settings.local, settings.epoch);
+        let Bound { settings, sockets, counters, peers, keyring_calls: (_, mut keyring_calls) } = self;
+        let mut changed = settings.keyring.current.clone();
+        let keyring = changed.borrow_and_update().clone();
+        let opener = Opener::new(&keyring.keys(), &settings.cluster, settings.local);
+        let sealer = Sealer::new(keyring.primary_key(), &settings.cluster, settings.local, settings.epoch);
         // The newest first: of what both offer, rustls takes what stands first at the side that was called.
         let spoken: Vec<_> = ALPN.iter().take(peers.highest().into()).rev().map(|protocol| protocol.to_vec()).collect();
         let (mut client_tls, mut server_tls) = (settings.client_tls, settings.server_tls);
@@ -109,6 +120,7 @@ impl Bound {
             counters,
             peers,
             events,
+            keyring: settings.keyring,
             identify: settings.identify,
         });
         let (address, udp) = (sockets.address, Arc::new(sockets.udp));
@@ -125,6 +137,14 @@ impl Bound {
                         error!(%error, "gossip stopped listening");
                     }
                     break;
+                }
+                Ok(()) = changed.changed() => {
+                    outbound.sealer.set_key(changed.borrow_and_update().primary_key());
+                    continue;
+                }
+                Some(call) = keyring_calls.recv() => {
+                    calls.start_keyring(call);
+                    continue;
                 }
                 command = commands.recv() => command,
             };
@@ -196,6 +216,8 @@ impl Outbound {
 async fn receive(udp: Arc<UdpSocket>, mut opener: Opener, shared: Arc<Shared>) {
     let counters = &shared.counters;
     let mut buffer = [0; RECEIVE_BYTES];
+    let mut keyring = shared.keyring.current.clone();
+    let mut unopened = Unopened::default();
     loop {
         let (length, from) = match udp.recv_from(&mut buffer).await {
             Ok(received) => received,
@@ -208,14 +230,25 @@ async fn receive(udp: Arc<UdpSocket>, mut opener: Opener, shared: Arc<Shared>) {
         counters.packets_in.increment();
         counters.bytes_in.add(length);
         let packet = buffer.get(..length).unwrap_or_default();
+        // An error means that nobody changes it any more.
+        if keyring.has_changed().unwrap_or(false) {
+            opener.set_keyring(&keyring.borrow_and_update().keys());
+        }
+        let by_older = opener.opened_by_older();
         let (sender, payload) = match opener.open(packet) {
             Ok(opened) => opened,
             Err(error) => {
                 trace!(%from, %error, "gossip datagram rejected");
                 counters.rejected(error);
+                if error == OpenError::Unauthenticated {
+                    unopened.tell(&shared, packet);
+                }
                 continue;
             }
         };
+        if opener.opened_by_older() > by_older {
+            counters.packets_older_key.increment();
+        }
         let heard = match packet::read(&payload, shared.peers.highest()) {
             Ok(heard) => heard,
             Err(error) => {

@@ -7,6 +7,7 @@
 mod call;
 mod counters;
 mod driver;
+mod keyring;
 mod message;
 mod peers;
 mod serve;
@@ -23,12 +24,12 @@ use tokio::sync::oneshot;
 
 pub use counters::{Counter, Counters};
 pub use driver::{Bound, bind};
+pub use keyring::{KeyringAsk, KeyringCall, KeyringLink, KeyringTold};
 pub use peers::Peers;
 
 use crate::model::{CatalogMessage, Claim, NodeId, Record, SwimMessage, Want};
 use crate::wire::packet::Datagram;
 use crate::wire::protocol::PROTOCOL_MAX;
-use crate::wire::seal::GossipKey;
 
 /// The application protocols (RFC 7301) of gossip streams, one for each version of the messages on them, the first version
 /// first. The driver offers those that it speaks, whatever the TLS configurations that it is given say.
@@ -186,8 +187,8 @@ pub struct Settings {
     pub local: NodeId,
     /// This start of the agent: never used before (see `wire::seal`).
     pub epoch: u64,
-    /// The cluster's gossip key.
-    pub key: GossipKey,
+    /// The cluster's gossip keys, which may change at any time.
+    pub keyring: KeyringLink,
     /// For streams to other hosts; presents this host's certificate.
     pub client_tls: Arc<rustls::ClientConfig>,
     /// For streams from other hosts; demands their certificate.

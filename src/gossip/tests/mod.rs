@@ -2,6 +2,7 @@
 
 mod datagrams;
 mod fleet;
+mod keyring;
 mod streams;
 mod versions;
 
@@ -23,6 +24,8 @@ use tokio_rustls::{TlsConnector, TlsStream};
 
 use super::*;
 use crate::model::{MemberState, NodeName, Probe};
+use crate::wire::keyring::Keyring;
+use crate::wire::seal::GossipKey;
 
 const KEY: GossipKey = GossipKey([7; 32]);
 const CLUSTER: &str = "prod";
@@ -43,6 +46,12 @@ struct Leaf {
 fn identify(chain: &[CertificateDer<'_>]) -> Option<NodeId> {
     let hash = digest(&SHA256, chain.first()?);
     hash.as_ref().first_chunk().copied().map(NodeId)
+}
+
+/// A keyring that nobody keeps: it never changes.
+fn alone() -> KeyringLink {
+    let (_, current) = watch::channel(Arc::new(Keyring::new(KEY)));
+    KeyringLink { current, told: mpsc::channel(1).0 }
 }
 
 impl Ca {
@@ -93,7 +102,7 @@ impl Ca {
             cluster: CLUSTER.to_owned(),
             local: identify(std::slice::from_ref(&leaf.certificate)).unwrap(),
             epoch: 1,
-            key: KEY,
+            keyring: alone(),
             client_tls: self.client(Some(&leaf), ALPN[0]),
             server_tls: self.server(&leaf),
             server_name: NAME.try_into().unwrap(),
