@@ -15,19 +15,21 @@ use weft::swim::{self, Swim};
 use weft::wire::body;
 use weft::wire::codec;
 use weft::wire::frame::{FrameHeader, HEADER_BYTES, Open, RstReason};
+use weft::wire::keyring::Keyring;
 use weft::wire::packet::{self, Content, Datagram};
 use weft::wire::protocol::{PROTOCOL_MAX, Versioned};
 use weft::wire::seal::{GossipKey, Opener, Sealer};
 use weft::wire::stream::{self, StreamReply, StreamRequest};
 
 /// Every target by name.
-pub(crate) const TARGETS: [(&str, fn(&[u8])); 8] = [
+pub(crate) const TARGETS: [(&str, fn(&[u8])); 9] = [
     ("packet", packet),
     ("datagram", datagram),
     ("frame", frame),
     ("record", record),
     ("stream", stream),
     ("body", body),
+    ("keyring", keyring),
     ("catalog", catalog),
     ("swim", swim),
 ];
@@ -124,6 +126,21 @@ fn node_and_instance(format: u16, bytes: &[u8]) {
 
 /// A step's argument has its length in units of so many bytes, so that one byte tells every length that a datagram may have.
 pub(crate) const STEP_BYTES: usize = 5;
+
+/// Two keyrings, as another host shows them: what merging gives does not depend on who merges.
+fn keyring(data: &[u8]) {
+    let (first, second) = data.split_at(data.len() / 2);
+    let (Ok(first), Ok(second)) = (Keyring::decode(first), Keyring::decode(second)) else { return };
+    assert_eq!(Keyring::decode(&first.encode().expect("what was read can be written")), Ok(first.clone()));
+    let (here, there) = (first.merge(&second), second.merge(&first));
+    assert_eq!(here.is_ok(), there.is_ok());
+    if let (Ok(here), Ok(there)) = (here, there) {
+        assert_eq!(here, there);
+        assert_eq!(here.digest(), there.digest());
+        assert!(here.holds(here.primary()), "a keyring without its primary");
+        assert_eq!(here.merge(&second).as_ref(), Ok(&here), "merged twice");
+    }
+}
 
 /// Cuts the input into steps: two bytes that steer, one that tells the length of what follows.
 fn steps(data: &[u8]) -> impl Iterator<Item = (u8, u8, &[u8])> {

@@ -224,8 +224,7 @@ async fn run_here(config: Config) -> Result<(), AgentError> {
     let (capture, vip_asked) = proxy.capture().await;
     let traffic = proxy.traffic();
     let gossip_sources = (gossip_counters, peers.clone());
-    let mut sources =
-        metrics::Sources::new(directory.clone(), tallied, gossip_sources, keyring_in_force, &proxy);
+    let mut sources = metrics::Sources::new(directory.clone(), tallied, gossip_sources, keyring_in_force, &proxy);
     let dns = threads::start_dns(&config, directory.clone(), vip_asked, shutdown.clone(), &mut sources).await?;
     let services = threads::Services {
         config: &config,

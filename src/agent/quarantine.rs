@@ -72,7 +72,11 @@ impl Quarantine {
                 }
             }
         } else if !kept.records.is_empty() {
-            info!(records = kept.records.len(), before = kept.agent, "another version of the agent tries quarantined records again");
+            info!(
+                records = kept.records.len(),
+                before = kept.agent,
+                "another version of the agent tries quarantined records again"
+            );
             quarantine.changed = true;
         }
         quarantine.suspect(&in_hand);
@@ -101,13 +105,20 @@ impl Quarantine {
                 continue;
             }
             let record = self.records.entry(suspect.hash).or_insert_with(|| {
-                named(&suspect.hash, suspect.origin.to_string(), suspect.version, "the agent ended while it had it in hand")
+                named(
+                    &suspect.hash,
+                    suspect.origin.to_string(),
+                    suspect.version,
+                    "the agent ended while it had it in hand",
+                )
             });
             record.deaths = record.deaths.saturating_add(1);
             self.changed = true;
             if !is_proven(record) {
                 warn!(
-                    hash = record.hash, origin = record.origin, version = record.version,
+                    hash = record.hash,
+                    origin = record.origin,
+                    version = record.version,
                     "the last run ended while it had this record in hand; if this one does too, it is quarantined"
                 );
             }

@@ -140,7 +140,8 @@ impl Catalog {
             return (self.origins.len() < self.config.origins_max).then_some((Version::ZERO, false));
         };
         // Of its own records this host lacks nothing but what comes after them.
-        let complete = |ours: Version| ours > summary.newest || (summary.origin == self.local && ours == summary.newest);
+        let complete =
+            |ours: Version| ours > summary.newest || (summary.origin == self.local && ours == summary.newest);
         let behind = origin.newest_offered().is_some_and(complete);
         if origin.hash_offered() == summary.hash || behind {
             return None;

@@ -49,7 +49,8 @@ impl Journal {
     /// or else all that were not published yet. Empty if it ended with nothing in hand.
     pub fn open(directory: &Path) -> io::Result<(Journal, Vec<InHand>)> {
         let mut options = OpenOptions::new();
-        let file = options.read(true).write(true).create(true).truncate(false).mode(0o600).open(directory.join(FILE))?;
+        let file =
+            options.read(true).write(true).create(true).truncate(false).mode(0o600).open(directory.join(FILE))?;
         let mut bytes = vec![0; SLOT_BYTES * (SLOTS_MAX as usize + 1)];
         let mut length = 0;
         while length < bytes.len() {

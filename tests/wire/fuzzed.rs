@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 
 use weft::wire::packet::Datagram;
 use weft::wire::protocol::PROTOCOL_MAX;
+use weft::wire::stream::StreamRequest;
 use weft::wire::{body, stream};
 
 use super::messages;
@@ -65,6 +66,12 @@ fn seeds() -> Vec<(&'static str, String, Vec<u8>)> {
         whole.extend(step(0, 2, &message));
         whole.extend(step(if target == "swim" { 3 } else { 5 }, 200, b""));
     }
+    for (name, datagram) in messages::since2::datagrams() {
+        let payload = datagram.encode_in(2, 2).unwrap();
+        seeds.push(("catalog", name.to_owned(), step(0, 2, &payload[3..])));
+        catalog.extend(step(0, 2, &payload[3..]));
+        seeds.push(("datagram", format!("{name}-2"), payload));
+    }
     seeds.push(("packet", "swim-ping".to_owned(), messages::datagrams()[0].1.encode().unwrap()));
     for record in [messages::record(), messages::tombstone(), messages::floor(), messages::unheard_of()] {
         let name = format!("kind-{}-{}", record.header().kind.0, record.header().tombstone);
@@ -81,6 +88,17 @@ fn seeds() -> Vec<(&'static str, String, Vec<u8>)> {
         for (name, reply) in messages::replies() {
             seeds.push(("stream", format!("{name}-{version}"), bare(stream::encode_in(&reply, version).unwrap())));
         }
+    }
+    for (name, request) in messages::since2::requests() {
+        let message = stream::encode(&request).unwrap().split_off(stream::PREFIX_BYTES);
+        if let StreamRequest::KeyringMerge { keyring } = request {
+            let both = keyring.encode().unwrap().repeat(2);
+            seeds.push(("keyring", "two".to_owned(), both));
+        }
+        seeds.push(("stream", format!("{name}-2"), message));
+    }
+    for (name, reply) in messages::since2::replies() {
+        seeds.push(("stream", format!("{name}-2"), stream::encode(&reply).unwrap().split_off(stream::PREFIX_BYTES)));
     }
     let (facts, instance) = (messages::facts(), messages::instance());
     for format in 1..=body::FORMAT_READ_MAX {

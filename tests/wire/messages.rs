@@ -120,6 +120,46 @@ pub(crate) fn replies() -> Vec<(&'static str, StreamReply)> {
     ]
 }
 
+/// What version 2 has besides.
+pub(crate) mod since2 {
+    use weft::model::RecordRef;
+    use weft::wire::keyring::Keyring;
+    use weft::wire::seal::GossipKey;
+
+    use super::*;
+
+    pub(crate) fn datagrams() -> Vec<(&'static str, Datagram)> {
+        let named = |number: u8| RecordRef {
+            origin: NodeId([number; 16]),
+            version: Version { epoch: u64::from(number), sequence: 300 },
+        };
+        vec![
+            ("catalog-fresh", Datagram::Catalog(CatalogMessage::Fresh(vec![named(1), named(2)]))),
+            ("catalog-request", Datagram::Catalog(CatalogMessage::Request(vec![named(3)]))),
+        ]
+    }
+
+    fn keyring() -> Keyring {
+        Keyring::new(GossipKey([6; 32])).install(GossipKey([7; 32]), NodeId([1; 16])).unwrap()
+    }
+
+    pub(crate) fn requests() -> Vec<(&'static str, StreamRequest)> {
+        vec![
+            ("request-keyring-list", StreamRequest::KeyringList),
+            ("request-keyring-compare", StreamRequest::KeyringCompare { digest: [5; 16] }),
+            ("request-keyring-merge", StreamRequest::KeyringMerge { keyring: keyring() }),
+        ]
+    }
+
+    pub(crate) fn replies() -> Vec<(&'static str, StreamReply)> {
+        vec![
+            ("reply-keyring-status", StreamReply::KeyringStatus(keyring().status())),
+            ("reply-keyring", StreamReply::Keyring { keyring: Some(keyring()) }),
+            ("reply-keyring-same", StreamReply::Keyring { keyring: None }),
+        ]
+    }
+}
+
 fn check(health: Health) -> CheckStatus {
     CheckStatus { id: "service:billing-2:1".into(), name: "http".into(), kind: "http".into(), health }
 }

@@ -66,7 +66,8 @@ fn a_copy_is_passed_on_to_two_others_and_never_back() {
         }
         let back = |output: &Output| matches!(output, Output::Send { to, .. } if *to == node(sender));
         assert!(!to.iter().any(back));
-        let copies = to.iter().filter(|output| matches!(output, Output::Send { message: CatalogMessage::Delta(_), .. }));
+        let copies =
+            to.iter().filter(|output| matches!(output, Output::Send { message: CatalogMessage::Delta(_), .. }));
         assert!((1..=2).contains(&copies.count()));
     }
 }

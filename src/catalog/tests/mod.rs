@@ -3,9 +3,9 @@
 
 mod broadcast;
 mod limits;
+mod mending;
 mod merge;
 mod network;
-mod mending;
 mod pace;
 mod restore;
 mod simulation;

@@ -158,8 +158,9 @@ impl Network {
     /// The network is whole again and membership notices within `within`, each host at a time of its own.
     pub(super) fn reunite(&mut self, within: Duration) {
         self.heal();
-        let mut hosts: Vec<(Duration, usize)> =
-            (0..self.hosts.len()).map(|host| (self.now + within.mul_f64(self.rng.random_range(0.0..1.0)), host)).collect();
+        let mut hosts: Vec<(Duration, usize)> = (0..self.hosts.len())
+            .map(|host| (self.now + within.mul_f64(self.rng.random_range(0.0..1.0)), host))
+            .collect();
         hosts.sort_unstable();
         for (at, host) in hosts {
             self.run_for(at.saturating_sub(self.now));

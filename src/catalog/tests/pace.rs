@@ -38,7 +38,9 @@ fn ten_thousand_flaps_a_second_of_one_host_do_not_drown_the_others() {
     let (elapsed, config) = (network.now - 6 * SECOND, Config::default());
     let applied = network.hosts[30].counters().records_applied - applied_before - 20;
     let bytes = network.bytes_sent_max();
-    println!("others' records took {took:?}; {applied} of {flap} merged at one host; the busiest sent {bytes} bytes in {elapsed:?}");
+    println!(
+        "others' records took {took:?}; {applied} of {flap} merged at one host; the busiest sent {bytes} bytes in {elapsed:?}"
+    );
     assert!(took.last().is_some_and(|took| *took <= 300 * MS));
     let bound = u64::from(config.origin_burst) + u64::from(config.origin_rate) * (elapsed.as_secs() + 1) + 100;
     assert!(applied <= bound, "{applied} merged, where {bound} are allowed");

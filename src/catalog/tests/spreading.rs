@@ -23,9 +23,8 @@ fn register(network: &mut Network, count: usize, pause: Duration) -> Measured {
     for number in 0..count {
         let host = number * 7_919 % hosts;
         let key = format!("web-{number}");
-        let record = network.publish(host, |origin, version| {
-            record_of(origin, version, RecordKind::SERVICE, &key, Some(&[7; 120]))
-        });
+        let record = network
+            .publish(host, |origin, version| record_of(origin, version, RecordKind::SERVICE, &key, Some(&[7; 120])));
         let until = network.now + 60 * SECOND;
         took.push(network.run_until_held(until, &record).expect("known everywhere within a minute"));
         network.run_for(pause);

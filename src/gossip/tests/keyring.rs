@@ -104,7 +104,9 @@ async fn a_key_that_is_removed_opens_nothing_from_then_on_and_that_is_told() {
     assert_eq!(there.host.counters.rejected_unauthenticated.get(), 1);
     // A flood of them is not.
     for _ in 0..20 {
-        away.host.command(Command::Send { to: there.host.address, node: None, datagram: Datagram::Swim(gossip(1)) }).await;
+        away.host
+            .command(Command::Send { to: there.host.address, node: None, datagram: Datagram::Swim(gossip(1)) })
+            .await;
     }
     there.host.counted("rejected_unauthenticated", 21).await;
     assert!(there.unopened.try_recv().is_err() || there.unopened.try_recv().is_err());

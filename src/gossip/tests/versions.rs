@@ -1,7 +1,7 @@
 //! Hosts that speak different versions of the protocol, in one cluster, over real sockets.
 
 use super::*;
-use crate::model::{Header, Record, RecordKind, Version, Want};
+use crate::model::{Header, Record, RecordKind, RecordRef, Version, Want};
 use crate::wire::seal::{Opener, Sealer};
 use tokio::net::UdpSocket;
 
@@ -72,6 +72,18 @@ async fn hosts_of_both_versions_exchange_datagrams_for_ever() {
     assert!(matches!(new.event().await, Event::Catalog { message, .. } if message == delta));
     assert_eq!((spoken(&new, &old), spoken(&old, &new)), (None, None), "version 1 does not tell");
     assert_eq!(old.counters.rejected_malformed.get(), 1, "one hello, as any newer packet, and no more of them");
+}
+
+#[tokio::test]
+async fn what_the_others_version_has_no_word_for_is_not_sent_and_counted() {
+    let (mut old, new) = both().await;
+    let named = RecordRef { origin: NodeId([3; 16]), version: Version { epoch: 1, sequence: 2 } };
+    for _ in 0..3 {
+        new.command(to(&old, Datagram::Catalog(CatalogMessage::Fresh(vec![named])))).await;
+    }
+    says(&new, &mut old, 1).await;
+    assert_eq!(new.counters.packets_not_in_version.get(), 3);
+    assert_eq!((new.counters.packets_unsent.get(), old.counters.rejected_malformed.get()), (0, 1), "only the hello");
 }
 
 #[tokio::test]
