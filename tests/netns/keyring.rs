@@ -158,6 +158,29 @@ fn hosts_that_were_away_during_a_rotation_come_back_and_bring_nothing_back() {
 }
 
 #[test]
+fn a_host_that_stood_still_during_a_rotation_goes_on_with_the_new_key() {
+    let hosts = ["a", "b", "c", "d"];
+    let Some(fleet) = Fleet::raise(&hosts) else { return };
+    fleet.mesh(&hosts);
+    let old = keys(&fleet["a"]).remove(0);
+    fleet["c"].pause_agent();
+    wait_for("a holds c for failed", Duration::from_secs(40), || {
+        let members = fleet["a"].members()?;
+        if members.get("c").is_some_and(|state| state == "failed") { Ok(()) } else { Err(format!("{members:?}")) }
+    });
+    let new = install(&fleet["a"]);
+    keyring(&fleet["b"], &["use", &new]).expect("weft keyring use");
+    keyring(&fleet["d"], &["remove", &old]).expect("weft keyring remove");
+    fleet["c"].resume_agent();
+    all_hold(&fleet, &hosts, &new, 1);
+    fleet.all_alive(&hosts);
+    let others = ["node=a ", "node=b ", "node=d "];
+    let buried: Vec<String> = deaths(&fleet, &hosts);
+    let wrongly = buried.iter().filter(|line| others.iter().any(|other| line.contains(other)));
+    assert_eq!(wrongly.count(), 0, "somebody else was called failed: {buried:#?}");
+}
+
+#[test]
 fn a_member_that_does_not_answer_is_named_and_holds_the_rotation_up() {
     let hosts = ["a", "b", "c"];
     let Some(fleet) = Fleet::raise(&hosts) else { return };
