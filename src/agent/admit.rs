@@ -350,7 +350,7 @@ mod tests {
             panic!("the node record was refused");
         };
         gate.prove(peer);
-        assert_eq!(gate.release(identity.node), [web.clone()]);
+        assert_eq!(gate.release(identity.node), std::slice::from_ref(&web));
         assert!(matches!(gate.judge(&identity, &web, now), Verdict::Admitted(Admitted::Service(_))));
         assert!(matches!(gate.judge(&identity, &newer_web, now), Verdict::Admitted(Admitted::Opaque)));
         assert!(matches!(gate.judge(&identity, &unheard_of, now), Verdict::Admitted(Admitted::Opaque)));
