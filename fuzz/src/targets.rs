@@ -21,8 +21,11 @@ use weft::wire::protocol::{PROTOCOL_MAX, Versioned};
 use weft::wire::seal::{GossipKey, Opener, Sealer};
 use weft::wire::stream::{self, StreamReply, StreamRequest};
 
-/// Every target by name.
-pub(crate) const TARGETS: [(&str, fn(&[u8])); 9] = [
+/// A name, and what is done with an input.
+pub(crate) type Target = (&'static str, fn(&[u8]));
+
+/// Every target.
+pub(crate) const TARGETS: [Target; 9] = [
     ("packet", packet),
     ("datagram", datagram),
     ("frame", frame),
