@@ -46,6 +46,7 @@ use crate::model::{Directory, NodeFacts, NodeId};
 use crate::proxy;
 use crate::store::{Opened, Store, StoreError};
 use crate::swim::{self, Swim};
+use crate::wire::protocol::PROTOCOL_MAX;
 
 /// Opening a store of 100,000 records takes well under a second; one that needs longer is broken.
 const STORE_DEADLINE: Duration = Duration::from_secs(10);
@@ -205,7 +206,7 @@ async fn run_here(config: Config) -> Result<(), AgentError> {
     // Published before anything listens: the first question is answered from the store.
     owner.turn();
 
-    let gossip_counters = gossip.counters();
+    let (gossip_counters, peers) = (gossip.counters(), gossip.peers());
     let calls = gossip.keyring_calls();
     let keyring = keyring.start(identity.clone(), config.data_dir.clone(), directory.clone(), calls);
     let gossip_task = tokio::spawn(gossip.run(events, gossip_commands, shutdown.clone()));
@@ -222,7 +223,8 @@ async fn run_here(config: Config) -> Result<(), AgentError> {
     let proxy = proxy::start(proxy_settings(&config, &identity), wires)?;
     let (capture, vip_asked) = proxy.capture().await;
     let traffic = proxy.traffic();
-    let mut sources = metrics::Sources::new(directory.clone(), tallied, gossip_counters, keyring_in_force, &proxy);
+    let gossip_sources = (gossip_counters, peers.clone());
+    let mut sources = metrics::Sources::new(directory.clone(), tallied, gossip_sources, keyring_in_force, &proxy);
     let dns = threads::start_dns(&config, directory.clone(), vip_asked, shutdown.clone(), &mut sources).await?;
     let services = threads::Services {
         config: &config,
@@ -230,6 +232,7 @@ async fn run_here(config: Config) -> Result<(), AgentError> {
         changes: changed,
         own: local,
         traffic: Arc::new(move || traffic.snapshot()),
+        versions: Arc::new(move |node| peers.versions(node)),
         capture: match capture {
             proxy::Mode::Redirect => "redirect",
             proxy::Mode::Bind => "bind",
@@ -293,6 +296,7 @@ async fn bind_gossip(
         server_name: tls.server_name.clone(),
         identify: Arc::new(identify),
         deadlines: gossip::Deadlines::default(),
+        protocol_max: PROTOCOL_MAX,
     };
     Ok(gossip::bind(settings).await?)
 }

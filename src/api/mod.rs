@@ -47,7 +47,7 @@ use tokio::sync::oneshot;
 use bytes::Bytes;
 
 use crate::config::{CheckRegistration, ServiceDefinition};
-use crate::model::{Health, NodeName, ServiceId};
+use crate::model::{Health, NodeId, NodeName, ProtocolVersions, ServiceId};
 
 pub use crate::model::{BUCKET_BOUNDS_US, Direction, Edge, Traffic};
 pub use keyring::{
@@ -231,6 +231,8 @@ pub type CheckOutput = Arc<dyn Fn(&str) -> Option<String> + Send + Sync>;
 
 /// What the data plane has carried.
 pub type TrafficSource = Arc<dyn Fn() -> Traffic + Send + Sync>;
+/// Says which versions of the gossip protocol are spoken with a host; `None` of one that has not told.
+pub type VersionsSource = Arc<dyn Fn(NodeId) -> Option<ProtocolVersions> + Send + Sync>;
 
 /// Why the API cannot be served.
 #[derive(Debug, thiserror::Error)]

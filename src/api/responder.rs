@@ -28,7 +28,7 @@ use super::router::{MetricsForm, Outcome, route};
 use super::telemetry::{prometheus, telemetry};
 use super::watch::{Hub, Resource};
 use super::writes::{Write, decide, refused};
-use super::{CheckOutput, Command, Counters, Local, Metrics, Settings, TrafficSource};
+use super::{CheckOutput, Command, Counters, Local, Metrics, Settings, TrafficSource, VersionsSource};
 use crate::model::Directory;
 
 /// A registration with everything in it has a few KiB.
@@ -58,6 +58,7 @@ pub(super) struct Shared {
     pub(super) hub: Arc<Hub>,
     pub(super) metrics: Metrics,
     pub(super) traffic: TrafficSource,
+    pub(super) versions: VersionsSource,
     pub(super) check_output: CheckOutput,
     pub(super) commands: mpsc::Sender<Command>,
     /// Bodies that may still be read beside those that are.
@@ -206,6 +207,7 @@ impl Shared {
             local,
             output: &*self.check_output,
             traffic: &*self.traffic,
+            versions: &*self.versions,
             now: SystemTime::now(),
         };
         route(asked, &view)

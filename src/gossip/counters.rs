@@ -67,6 +67,12 @@ counters! {
     packets_dropped,
     /// Datagrams that could not be sent: too large, or refused by the system.
     packets_unsent,
+    /// Datagrams not sent because their receiver's version has no such message.
+    packets_not_in_version,
+    /// Datagrams received that only later versions read; upgrade this agent.
+    packets_newer,
+    /// Datagrams sent to tell a host how far this one reads.
+    hellos_out,
     /// Streams accepted from other hosts, handshake done.
     streams_in,
     /// Streams opened to other hosts, handshake done.
@@ -79,6 +85,8 @@ counters! {
     stream_bytes_in,
     /// Bytes of messages sent over streams, before encryption.
     stream_bytes_out,
+    /// Requests not sent because the other host's version has no such request.
+    requests_not_in_version,
     /// Commands refused because too many streams were waiting.
     calls_refused,
 }

@@ -12,6 +12,7 @@ use tokio::net::{TcpStream, UdpSocket};
 use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 use tokio_rustls::{TlsAcceptor, TlsConnector, TlsStream};
 use tracing::{debug, error, trace};
 
@@ -19,9 +20,10 @@ use super::call::Calls;
 use super::keyring::{CALLS_WAITING_MAX, KeyringCall, Unopened};
 use super::message::{Channel, StreamError};
 use super::socket::{Sockets, canonical, sendable};
-use super::{Command, Counters, Deadlines, Event, GossipError, Identify, KeyringLink, Settings, serve};
+use super::{ALPN, Command, Counters, Deadlines, Event, GossipError, Identify, KeyringLink, Peers, Settings, serve};
 use crate::model::NodeId;
-use crate::wire::packet::{DATAGRAM_BYTES_MAX, Datagram};
+use crate::wire::codec::CodecError;
+use crate::wire::packet::{self, Content, DATAGRAM_BYTES_MAX, Datagram};
 use crate::wire::seal::{OpenError, Opener, Sealer};
 
 /// Larger than any packet, so that what is too large is seen to be.
@@ -37,6 +39,7 @@ pub(super) struct Shared {
     pub(super) server_name: ServerName<'static>,
     pub(super) deadlines: Deadlines,
     pub(super) counters: Arc<Counters>,
+    pub(super) peers: Arc<Peers>,
     pub(super) events: mpsc::Sender<Event>,
     pub(super) keyring: KeyringLink,
     identify: Identify,
@@ -45,7 +48,9 @@ pub(super) struct Shared {
 impl Shared {
     /// The channel over a finished handshake.
     pub(super) fn channel(&self, tls: TlsStream<TcpStream>) -> Result<Channel<'_>, StreamError> {
-        Channel::new(tls, &self.identify, self.deadlines.message, &self.counters)
+        let channel = Channel::new(tls, &self.identify, self.deadlines.message, &self.counters)?;
+        self.peers.agreed(channel.peer, channel.version);
+        Ok(channel)
     }
 }
 
@@ -54,6 +59,7 @@ pub struct Bound {
     settings: Settings,
     sockets: Sockets,
     counters: Arc<Counters>,
+    peers: Arc<Peers>,
     keyring_calls: (mpsc::Sender<KeyringCall>, mpsc::Receiver<KeyringCall>),
 }
 
@@ -61,7 +67,9 @@ pub struct Bound {
 pub async fn bind(settings: Settings) -> Result<Bound, GossipError> {
     let listen = settings.listen;
     let sockets = Sockets::bind(listen).map_err(|error| GossipError::Bind { listen, error })?;
-    Ok(Bound { settings, sockets, counters: Arc::default(), keyring_calls: mpsc::channel(CALLS_WAITING_MAX) })
+    let peers = Arc::new(Peers::new(settings.local, settings.protocol_max));
+    let keyring_calls = mpsc::channel(CALLS_WAITING_MAX);
+    Ok(Bound { settings, sockets, counters: Arc::default(), peers, keyring_calls })
 }
 
 impl Bound {
@@ -73,6 +81,11 @@ impl Bound {
     /// What is counted while it runs.
     pub fn counters(&self) -> Arc<Counters> {
         self.counters.clone()
+    }
+
+    /// Which versions of the protocol are spoken with whom.
+    pub fn peers(&self) -> Arc<Peers> {
+        self.peers.clone()
     }
 
     /// Takes calls to other hosts about their keyrings.
@@ -88,18 +101,24 @@ impl Bound {
         mut commands: mpsc::Receiver<Command>,
         mut shutdown: watch::Receiver<bool>,
     ) {
-        let Bound { settings, sockets, counters, keyring_calls: (_, mut keyring_calls) } = self;
+        let Bound { settings, sockets, counters, peers, keyring_calls: (_, mut keyring_calls) } = self;
         let mut changed = settings.keyring.current.clone();
         let keyring = changed.borrow_and_update().clone();
         let opener = Opener::new(&keyring.keys(), &settings.cluster, settings.local);
         let sealer = Sealer::new(keyring.primary_key(), &settings.cluster, settings.local, settings.epoch);
+        // The newest first: of what both offer, rustls takes what stands first at the side that was called.
+        let spoken: Vec<_> = ALPN.iter().take(peers.highest().into()).rev().map(|protocol| protocol.to_vec()).collect();
+        let (mut client_tls, mut server_tls) = (settings.client_tls, settings.server_tls);
+        Arc::make_mut(&mut client_tls).alpn_protocols.clone_from(&spoken);
+        Arc::make_mut(&mut server_tls).alpn_protocols = spoken;
         let shared = Arc::new(Shared {
             local: settings.local,
-            connector: TlsConnector::from(settings.client_tls),
-            acceptor: TlsAcceptor::from(settings.server_tls),
+            connector: TlsConnector::from(client_tls),
+            acceptor: TlsAcceptor::from(server_tls),
             server_name: settings.server_name,
             deadlines: settings.deadlines,
             counters,
+            peers,
             events,
             keyring: settings.keyring,
             identify: settings.identify,
@@ -130,14 +149,14 @@ impl Bound {
                 command = commands.recv() => command,
             };
             match command {
-                Some(Command::Send { to, datagram }) => outbound.send(to, &datagram).await,
+                Some(Command::Send { to, node, datagram }) => outbound.send(to, node, &datagram).await,
                 Some(call) => calls.start(call),
                 None => break,
             }
         }
         while let Ok(command) = commands.try_recv() {
-            if let Command::Send { to, datagram } = command {
-                outbound.send(to, &datagram).await;
+            if let Command::Send { to, node, datagram } = command {
+                outbound.send(to, node, &datagram).await;
             }
         }
         // The port is free again when this returns.
@@ -153,16 +172,28 @@ struct Outbound {
 }
 
 impl Outbound {
-    async fn send(&mut self, to: SocketAddr, datagram: &Datagram) {
-        let counters = &self.shared.counters;
-        let payload = match datagram.encode() {
-            Ok(payload) => payload,
+    async fn send(&mut self, to: SocketAddr, node: Option<NodeId>, datagram: &Datagram) {
+        let (counters, peers) = (&self.shared.counters, &self.shared.peers);
+        let manner = peers.manner(node, Instant::now());
+        let encoded = datagram.encode_in(manner.version, peers.highest());
+        if manner.hello {
+            counters.hellos_out.increment();
+            self.send_payload(to, &packet::hello(self.shared.peers.highest())).await;
+        }
+        match encoded {
+            Ok(payload) => self.send_payload(to, &payload).await,
+            // Nothing is lost that is not repaired: what an older version has no word for it learns by an older word.
+            Err(CodecError::NotInVersion { .. }) => self.shared.counters.packets_not_in_version.increment(),
             Err(error) => {
                 error!(%error, "gossip datagram not sent");
-                return counters.packets_unsent.increment();
+                self.shared.counters.packets_unsent.increment();
             }
-        };
-        let packet = match self.sealer.seal(&payload) {
+        }
+    }
+
+    async fn send_payload(&mut self, to: SocketAddr, payload: &[u8]) {
+        let counters = &self.shared.counters;
+        let packet = match self.sealer.seal(payload) {
             Ok(packet) => packet,
             Err(error) => {
                 error!(%error, "gossip datagram not sent");
@@ -218,12 +249,21 @@ async fn receive(udp: Arc<UdpSocket>, mut opener: Opener, shared: Arc<Shared>) {
         if opener.opened_by_older() > by_older {
             counters.packets_older_key.increment();
         }
-        let event = match Datagram::decode(&payload) {
-            Ok(Datagram::Swim(message)) => Event::Swim { sender, from: canonical(from), message },
-            Ok(Datagram::Catalog(message)) => Event::Catalog { sender, message },
+        let heard = match packet::read(&payload, shared.peers.highest()) {
+            Ok(heard) => heard,
             Err(error) => {
                 debug!(%from, %sender, %error, "gossip datagram not read");
                 counters.rejected_malformed.increment();
+                continue;
+            }
+        };
+        shared.peers.heard(sender, opener.epoch(sender).unwrap_or_default(), heard.version, heard.highest);
+        let event = match heard.content {
+            Content::Message(Datagram::Swim(message)) => Event::Swim { sender, from: canonical(from), message },
+            Content::Message(Datagram::Catalog(message)) => Event::Catalog { sender, message },
+            Content::Hello => continue,
+            Content::Newer => {
+                counters.packets_newer.increment();
                 continue;
             }
         };

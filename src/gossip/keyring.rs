@@ -147,8 +147,14 @@ async fn ask(channel: &mut Channel<'_>, request: &StreamRequest) -> Result<Optio
     }
 }
 
-/// Compares keyrings on a stream over which members were exchanged. A host of an older version closes it instead.
+/// The first version of the protocol in which hosts speak of keyrings.
+const SINCE: u8 = 2;
+
+/// Compares keyrings on a stream over which members were exchanged.
 pub(super) async fn after_sync(shared: &Shared, channel: &mut Channel<'_>) {
+    if channel.version < SINCE {
+        return;
+    }
     let reconciled = timeout(shared.deadlines.message, reconcile(shared, channel)).await;
     if let Err(error) = reconciled.unwrap_or(Err(StreamError::Deadline("the other host's keyring"))) {
         debug!(peer = %channel.peer, %error, "keyrings not compared");
@@ -190,8 +196,11 @@ pub(super) async fn serve(
     Ok(())
 }
 
-/// The other host may compare keyrings now. One of an older version hangs up, which is no error.
+/// The other host may compare keyrings now, or hang up, which is no error.
 pub(super) async fn serve_after_sync(shared: &Shared, channel: &mut Channel<'_>) {
+    if channel.version < SINCE {
+        return;
+    }
     let Ok(Ok(request)) = timeout(shared.deadlines.handshake, channel.read()).await else { return };
     if let Err(error) = serve(shared, channel, request).await {
         debug!(peer = %channel.peer, %error, "keyrings not compared");

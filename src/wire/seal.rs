@@ -277,6 +277,11 @@ impl Opener {
         Ok((header.sender, self.admit(&header, payload)))
     }
 
+    /// The start that this sender's last packets were from.
+    pub fn epoch(&self, sender: NodeId) -> Option<u64> {
+        self.senders.get(&sender).map(|known| known.epoch)
+    }
+
     fn search(&self, packet: &[u8], header: &PacketHeader) -> Result<(Vec<u8>, Option<Found>), OpenError> {
         for (of, derivation) in &self.keyring {
             let key = derivation.packet_key(header.sender, header.epoch);

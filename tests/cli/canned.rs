@@ -8,7 +8,7 @@ fn member(number: u8, name: &str, state: &str, reachable: bool) -> String {
     format!(
         r#"{{"Name":"{name}","Addr":"10.0.0.{number}","Port":7946,"Tags":{{}},"Status":1,"Weft":{{"id":"{number:02}",
         "state":"{state}","zone":"eu-1a","mesh_reachable":{reachable},"mesh":"10.0.0.{number}:7947","version":"0.1.0",
-        "incarnation":1,"local":{}}}}}"#,
+        "protocol":2,"protocol_max":2,"incarnation":1,"local":{}}}}}"#,
         number == 1
     )
 }

@@ -24,6 +24,7 @@ pub(super) struct Sources {
     directory: Arc<ArcSwap<Directory>>,
     tally: watch::Receiver<Tally>,
     gossip: Arc<gossip::Counters>,
+    peers: Arc<gossip::Peers>,
     keyring: watch::Receiver<Arc<Keyring>>,
     proxy: Arc<proxy::Counters>,
     traffic: Arc<proxy::Registry>,
@@ -37,7 +38,7 @@ impl Sources {
     pub(super) fn new(
         directory: Arc<ArcSwap<Directory>>,
         tally: watch::Receiver<Tally>,
-        gossip: Arc<gossip::Counters>,
+        (gossip, peers): (Arc<gossip::Counters>, Arc<gossip::Peers>),
         keyring: watch::Receiver<Arc<Keyring>>,
         proxy: &proxy::Proxy,
     ) -> Sources {
@@ -46,6 +47,7 @@ impl Sources {
             directory,
             tally,
             gossip,
+            peers,
             keyring,
             proxy: proxy.counters(),
             traffic,
@@ -68,6 +70,7 @@ impl Sources {
     fn sample(&self) -> Sample {
         let mut sample = Sample::default();
         sample.view(&self.directory.load());
+        sample.protocols(&self.directory.load(), &self.peers);
         let tally = self.tally.borrow().clone();
         sample.catalog(&tally.catalog);
         let (quarantined, left_alone) = tally.quarantined;
@@ -261,6 +264,19 @@ impl Sample {
             };
             let count = directory.services.values().map(of).sum::<usize>() as u64;
             self.gauge("weft_instances", "Known instances by health.", &[("health", health.as_str())], count);
+        }
+    }
+
+    /// Hosts that calls may go to, by the version of the gossip protocol that is spoken with them.
+    fn protocols(&mut self, directory: &Directory, peers: &gossip::Peers) {
+        let mut hosts: BTreeMap<String, u64> = BTreeMap::new();
+        for node in directory.nodes.values().filter(|node| node.state.is_usable()) {
+            let spoken = peers.versions(node.id).map_or("unknown".to_owned(), |versions| versions.current.to_string());
+            *hosts.entry(spoken).or_default() += 1;
+        }
+        for (version, count) in hosts {
+            let help = "Hosts by the version of the gossip protocol that is spoken with them.";
+            self.gauge("weft_members_protocol", help, &[("version", &version)], count);
         }
     }
 

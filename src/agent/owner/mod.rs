@@ -288,8 +288,8 @@ impl Owner {
         let mut changed = false;
         while let Some(output) = self.swim.poll_output() {
             match output {
-                swim::Output::Send { to, message, .. } => {
-                    self.command(gossip::Command::Send { to, datagram: Datagram::Swim(message) });
+                swim::Output::Send { to, node, message } => {
+                    self.command(gossip::Command::Send { to, node, datagram: Datagram::Swim(message) });
                 }
                 swim::Output::Sync { to, node } => {
                     let claims = self.swim.snapshot();
@@ -335,7 +335,8 @@ impl Owner {
             match output {
                 catalog::Output::Send { to, message } => {
                     if let Some(address) = self.swim.whereabouts(to).map(|(_, address)| address) {
-                        self.command(gossip::Command::Send { to: address, datagram: Datagram::Catalog(message) });
+                        let datagram = Datagram::Catalog(message);
+                        self.command(gossip::Command::Send { to: address, node: Some(to), datagram });
                     }
                 }
                 catalog::Output::Pull { from, wants } => {

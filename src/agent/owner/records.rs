@@ -139,7 +139,7 @@ impl Owner {
         match verdict {
             Verdict::Admitted(admitted) => {
                 let origin = record.origin();
-                let is_node = matches!(admitted, Admitted::Node(..));
+                let is_node = matches!(admitted, Admitted::Node(..) | Admitted::NewerNode(_));
                 self.merge(now, record, &admitted, relay);
                 if is_node {
                     let released = self.gate.release(origin);
@@ -176,10 +176,12 @@ impl Owner {
     pub(super) fn note(&mut self, record: &Record, admitted: &Admitted) {
         let key = || (record.origin(), String::from_utf8_lossy(&record.header().key).into_owned());
         match admitted {
-            Admitted::Node(facts, peer) => {
+            Admitted::Node(_, peer) | Admitted::NewerNode(peer) => {
                 self.gate.prove(peer.clone());
-                let before = self.facts.insert(record.origin(), facts.clone());
-                self.zones_changed |= before.map_or(!facts.zone.is_empty(), |before| before.zone != facts.zone);
+                if let Admitted::Node(facts, _) = admitted {
+                    let before = self.facts.insert(record.origin(), facts.clone());
+                    self.zones_changed |= before.map_or(!facts.zone.is_empty(), |before| before.zone != facts.zone);
+                }
                 // A new certificate may grant less than the one before.
                 let origin = record.origin();
                 self.instances.retain(|(node, _), instance| *node != origin || peer.grants_service(&instance.service));
@@ -226,8 +228,8 @@ impl Owner {
         if !self.swim.in_contact() {
             return self.strangers.clear();
         }
-        for node in self.facts.keys().filter(|node| **node != self.local && !known.contains(*node)) {
-            self.strangers.entry(*node).or_insert_with(Instant::now);
+        for node in self.gate.origins().filter(|node| *node != self.local && !known.contains(node)) {
+            self.strangers.entry(node).or_insert_with(Instant::now);
         }
         let gone: Vec<NodeId> = self
             .strangers

@@ -36,11 +36,12 @@ async fn kept(ca: &Ca, keyring: Keyring) -> Kept {
     let node = settings.local;
     let bound = bind(settings).await.unwrap();
     let (address, counters, calls) = (bound.local_addr(), bound.counters(), bound.keyring_calls());
+    let peers = bound.peers();
     let (events, received) = mpsc::channel(64);
     let (commands, commanded) = mpsc::channel(64);
     let (stop, stopping) = watch::channel(false);
     let running = tokio::spawn(bound.run(events, commanded, stopping));
-    let host = Host { node, address, events: received, commands, counters, stop, running };
+    let host = Host { node, address, events: received, commands, counters, peers, stop, running };
     Kept { host, current, calls, unopened }
 }
 
@@ -61,7 +62,7 @@ impl Kept {
     /// A datagram to `to` arrives and is opened.
     async fn is_heard_by(&self, to: &mut Kept) {
         let datagram = Datagram::Swim(gossip(1));
-        self.host.command(Command::Send { to: to.host.address, datagram }).await;
+        self.host.command(Command::Send { to: to.host.address, node: None, datagram }).await;
         match to.host.event().await {
             Event::Swim { sender, .. } => assert_eq!(sender, self.host.node),
             event => panic!("{event:?}"),
@@ -97,13 +98,15 @@ async fn a_key_that_is_removed_opens_nothing_from_then_on_and_that_is_told() {
     let ca = Ca::new();
     let (away, mut there) = (kept(&ca, Keyring::new(KEY)).await, kept(&ca, rotated()).await);
     let datagram = Datagram::Swim(gossip(1));
-    away.host.command(Command::Send { to: there.host.address, datagram }).await;
+    away.host.command(Command::Send { to: there.host.address, node: None, datagram }).await;
     let told = timeout(PATIENCE, there.unopened.recv()).await.unwrap();
     assert_eq!(told, Some(away.host.node));
     assert_eq!(there.host.counters.rejected_unauthenticated.get(), 1);
     // A flood of them is not.
     for _ in 0..20 {
-        away.host.command(Command::Send { to: there.host.address, datagram: Datagram::Swim(gossip(1)) }).await;
+        away.host
+            .command(Command::Send { to: there.host.address, node: None, datagram: Datagram::Swim(gossip(1)) })
+            .await;
     }
     there.host.counted("rejected_unauthenticated", 21).await;
     assert!(there.unopened.try_recv().is_err() || there.unopened.try_recv().is_err());
