@@ -7,7 +7,8 @@ use std::net::SocketAddr;
 
 use rand::RngExt;
 
-use super::members::supersedes;
+use super::errands::NAMES_COMPARED;
+use super::members::{Member, supersedes};
 use super::suspicion::Suspicion;
 use super::{Output, Swim};
 use crate::model::{Claim, MemberState, NodeId, Now};
@@ -41,18 +42,19 @@ impl Swim {
         if claim.node == self.me.node {
             return self.defend(now, &claim);
         }
-        let held = self.members.get(claim.node).map(|member| &member.claim);
-        if !is_plausible(&claim, held.map(|held| held.incarnation)) {
+        let held = self.members.get(claim.node);
+        if !is_plausible(&claim, held.map(Member::incarnation)) {
             return None;
         }
-        let Some(held) = held.cloned() else {
+        let Some(held) = held else {
             self.meet(now, claim, via);
             return None;
         };
-        if is_accusation(&claim) && claim.incarnation < held.incarnation {
-            return Some(held);
+        if is_accusation(&claim) && claim.incarnation < held.incarnation() {
+            return Some(held.claim());
         }
-        self.learn(now, &held, claim, via);
+        let held = (held.incarnation(), held.state());
+        self.learn(now, held, claim, via);
         None
     }
 
@@ -69,8 +71,8 @@ impl Swim {
     }
 
     /// A claim about a known member.
-    fn learn(&mut self, now: Now, held: &Claim, mut claim: Claim, via: Via) {
-        if claim.state == MemberState::Failed && matches!(held.state, MemberState::Alive | MemberState::Suspect) {
+    fn learn(&mut self, now: Now, held: (u64, MemberState), mut claim: Claim, via: Via) {
+        if claim.state == MemberState::Failed && matches!(held.1, MemberState::Alive | MemberState::Suspect) {
             self.judge_contact(now);
             // In an exchange it may be news of a cut that has healed, and while this host doubts itself it doubts those who
             // are in the same place: the member gets time to refute.
@@ -78,12 +80,9 @@ impl Swim {
                 claim.state = MemberState::Suspect;
             }
         }
-        if supersedes(&claim, held) {
+        if supersedes((claim.incarnation, claim.state), held) {
             self.adopt(now, claim, via);
-        } else if claim.state == MemberState::Suspect
-            && held.state == MemberState::Suspect
-            && claim.incarnation == held.incarnation
-        {
+        } else if claim.state == MemberState::Suspect && held == (claim.incarnation, MemberState::Suspect) {
             self.confirm(now, claim);
         }
     }
@@ -92,7 +91,10 @@ impl Swim {
     pub(super) fn adopt(&mut self, now: Now, claim: Claim, via: Via) {
         let node = claim.node;
         self.write(now, claim.clone());
-        self.suspicions.remove(&node);
+        let ended = self.suspicions.remove(&node);
+        if claim.state == MemberState::Failed && ended.is_some_and(|suspicion| suspicion.is_only_by(self.me.node)) {
+            self.budget.give_back();
+        }
         if claim.state == MemberState::Suspect {
             let suspicion = Suspicion::new(now, &self.config, self.hosts(), claim.from);
             self.suspicions.insert(node, suspicion);
@@ -104,8 +106,12 @@ impl Swim {
     }
 
     fn confirm(&mut self, now: Now, claim: Claim) {
-        let news = self.suspicions.get_mut(&claim.node).is_some_and(|suspicion| suspicion.confirm(claim.from));
-        if news {
+        let Some(suspicion) = self.suspicions.get_mut(&claim.node) else { return };
+        let alone = suspicion.is_only_by(self.me.node);
+        if suspicion.confirm(claim.from) {
+            if alone {
+                self.budget.give_back();
+            }
             self.spread(now, claim);
         }
     }
@@ -122,12 +128,14 @@ impl Swim {
     /// This host could not reach `node`.
     pub(super) fn accuse(&mut self, now: Now, node: NodeId) {
         let Some(member) = self.members.get(node) else { return };
-        if self.contact.is_silent() || self.leaving.is_some() || !member.claim.state.is_usable() {
+        if self.contact.is_silent() || self.leaving.is_some() || !member.state().is_usable() {
             return;
         }
-        let claim = Claim { state: MemberState::Suspect, from: self.me.node, ..member.claim.clone() };
-        if member.claim.state == MemberState::Suspect {
+        let claim = Claim { state: MemberState::Suspect, from: self.me.node, ..member.claim() };
+        if member.state() == MemberState::Suspect {
             self.confirm(now, claim.clone());
+        } else if !self.budget.take(now) {
+            return;
         } else {
             self.adopt(now, claim.clone(), Via::Datagram);
         }
@@ -148,10 +156,28 @@ impl Swim {
         let overdue = self.suspicions.iter().filter(|(_, suspicion)| is_overdue(suspicion));
         let overdue: Vec<NodeId> = overdue.map(|(node, _)| *node).collect();
         for node in overdue {
+            if let Some(accuser) = self.suspicions.get(&node).and_then(Suspicion::unconfirmed) {
+                self.ask_again(now, node, accuser);
+                continue;
+            }
             self.suspicions.remove(&node);
             let Some(member) = self.members.get(node) else { continue };
-            let claim = Claim { state: MemberState::Failed, from: self.me.node, ..member.claim.clone() };
+            let claim = Claim { state: MemberState::Failed, from: self.me.node, ..member.claim() };
             self.adopt(now, claim, Via::Datagram);
+        }
+    }
+
+    /// Nobody has confirmed the accusation in all its time: the suspect gets that time again, and others are asked anew.
+    fn ask_again(&mut self, now: Now, node: NodeId, accuser: NodeId) {
+        if let Some(suspicion) = self.suspicions.get_mut(&node) {
+            suspicion.restart(now);
+        }
+        if accuser != self.me.node {
+            return self.offer_second_opinion(now, node, accuser);
+        }
+        self.start_probe(now, node);
+        if let Some(claim) = self.members.get(node).map(Member::claim) {
+            self.spread(now, claim);
         }
     }
 
@@ -177,17 +203,16 @@ impl Swim {
 
     /// What is held against `node`, to be told to it.
     pub(super) fn held_against(&self, node: NodeId) -> Vec<Claim> {
-        let member = self.members.get(node).map(|member| &member.claim);
-        let against = |claim: &&Claim| !matches!(claim.state, MemberState::Alive | MemberState::Unknown);
-        member.filter(against).cloned().into_iter().collect()
+        let against = |member: &&Member| !matches!(member.state(), MemberState::Alive | MemberState::Unknown);
+        self.members.get(node).filter(against).map(Member::claim).into_iter().collect()
     }
 
     /// True if a living host has taken the claim's name: it was reimaged, and this is its ghost.
     pub(super) fn is_replaced(&self, claim: &Claim) -> bool {
-        let heirs = self.members.iter().map(|member| &member.claim).chain([&self.me]);
-        heirs
-            .filter(|heir| heir.name == claim.name && heir.node != claim.node)
-            .any(|heir| matches!(heir.state, MemberState::Alive))
+        let is_heir = |heir: &Member| {
+            heir.state() == MemberState::Alive && *heir.name() == claim.name && heir.node() != claim.node
+        };
+        (self.me.state == MemberState::Alive && self.me.name == claim.name) || self.members.iter().any(is_heir)
     }
 
     /// Changes the table and tells the owner, in one place so that the two cannot differ.
@@ -199,6 +224,7 @@ impl Swim {
             address: claim.address,
             incarnation: claim.incarnation,
         });
+        self.names_until = now + NAMES_COMPARED;
         self.members.set(now, &mut self.rng, claim);
     }
 }

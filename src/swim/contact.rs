@@ -38,6 +38,10 @@ impl LocalHealth {
         self.0 = self.0.saturating_add(by).min(HEALTH_SCORE_MAX);
     }
 
+    pub(super) fn score(&self) -> u32 {
+        self.0
+    }
+
     pub(super) fn stretch(&self, time: Duration) -> Duration {
         time * (self.0 + 1)
     }
@@ -140,7 +144,7 @@ impl Swim {
             return None;
         }
         let from = self.contact.frozen.map_or(now, |(_, since)| since).saturating_sub(LOSS_WINDOW);
-        let lost = self.members.iter().filter(|member| member.lost_at.is_some_and(|at| at >= from)).count();
+        let lost = self.members.iter().filter(|member| member.lost_at().is_some_and(|at| at >= from)).count();
         (lost + kept >= FREEZE_PEERS_MIN && lost > kept).then_some(Doubt::Loss)
     }
 
@@ -155,7 +159,7 @@ impl Swim {
             self.suspicions.remove(&node);
             self.queue.drop_about(node);
             let Some(member) = self.members.get(node) else { continue };
-            let mut claim = member.claim.clone();
+            let mut claim = member.claim();
             claim.state = MemberState::Alive;
             claim.from = node;
             self.write(now, claim);

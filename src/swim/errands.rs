@@ -17,10 +17,15 @@ const GOSSIP_TO_FAILED: Duration = Duration::from_secs(30);
 const EXTRA_SYNCS: u32 = 3;
 /// The pause before the first of them.
 const EXTRA_SYNC_AFTER: Duration = Duration::from_millis(500);
+/// With that much more news than a round carries, rounds come so many times as often: a healed cut makes every host's
+/// refutation news at once.
+const GOSSIP_HURRY_MAX: u32 = 8;
 /// How often the departed are forgotten and names compared.
 pub(super) const SWEEP_INTERVAL: Duration = Duration::from_secs(10);
 /// Two living hosts with one name are reported after this time: a reimaged host's ghost is dead by then.
 const NAME_CONFLICT_AFTER: Duration = Duration::from_secs(30);
+/// After the table's last change names are compared for so long: until a conflict would have shown.
+pub(super) const NAMES_COMPARED: Duration = Duration::from_secs(60);
 
 impl Swim {
     /// Looks what is due. Called once a pulse.
@@ -64,7 +69,7 @@ impl Swim {
         if self.members.count(MemberState::Alive) > 0 {
             self.stored.reset(now);
         } else if self.members.len() > 0 && self.stored.is_due(now, &mut self.rng) {
-            let gone = |member: &Member| member.claim.state != MemberState::Left;
+            let gone = |member: &Member| member.state() != MemberState::Left;
             for (node, to) in self.members.pick(&mut self.rng, STORED_AT_ONCE, gone) {
                 self.outputs.push_back(Output::Sync { to, node: Some(node) });
             }
@@ -85,7 +90,7 @@ impl Swim {
     }
 
     fn sync_with_random(&mut self, now: Now) {
-        let alive = |member: &Member| member.claim.state == MemberState::Alive;
+        let alive = |member: &Member| member.state() == MemberState::Alive;
         if let Some((node, to)) = self.members.pick(&mut self.rng, 1, alive).first().copied() {
             self.outputs.push_back(Output::Sync { to, node: Some(node) });
         }
@@ -105,7 +110,7 @@ impl Swim {
         if failed == 0 || self.rng.random_range(0..knockers) >= failed.saturating_mul(2) {
             return;
         }
-        let is_failed = |member: &Member| member.claim.state == MemberState::Failed;
+        let is_failed = |member: &Member| member.state() == MemberState::Failed;
         for (node, to) in self.members.pick(&mut self.rng, 1, is_failed) {
             let number = self.prober.number();
             let against = self.held_against(node);
@@ -115,11 +120,11 @@ impl Swim {
 
     /// The sender of a datagram is there, whatever is held of it.
     pub(super) fn recognise(&mut self, now: Now, sender: NodeId, from: SocketAddr) {
-        let held = self.members.get(sender).map(|member| &member.claim);
-        match held.map(|held| held.state) {
+        let held = self.members.get(sender);
+        match held.map(Member::state) {
             Some(MemberState::Alive | MemberState::Suspect | MemberState::Left) => {}
             Some(MemberState::Unknown) => {
-                if let Some(mut claim) = held.cloned() {
+                if let Some(mut claim) = held.map(Member::claim) {
                     claim.state = MemberState::Alive;
                     claim.from = sender;
                     self.write(now, claim);
@@ -127,7 +132,7 @@ impl Swim {
             }
             // A stranger, or somebody from beyond a cut: it knows more than a datagram holds.
             None | Some(MemberState::Failed) => {
-                let to = held.map_or(from, |held| held.address);
+                let to = held.map_or(from, Member::address);
                 let greet = self.leaving.is_none() && self.timers.as_ref().is_some_and(|timers| timers.greet_at <= now);
                 if greet {
                     self.with_timers(|timers| timers.greet_at = now + GREETING_PAUSE);
@@ -137,18 +142,31 @@ impl Swim {
         }
     }
 
-    /// Forgets the departed after their time and the ghosts of reimaged hosts, and reports names that two hosts use.
+    /// Forgets the departed after their time and, while the table is fresh, compares names.
     fn sweep(&mut self, now: Now) {
+        if self.members.count(MemberState::Failed) + self.members.count(MemberState::Left) > 0 {
+            let is_departed = |state| matches!(state, MemberState::Failed | MemberState::Left);
+            let lifetime = self.config.departed_lifetime;
+            let is_past = |member: &&Member| is_departed(member.state()) && now >= member.since() + lifetime;
+            let past: Vec<NodeId> = self.members.iter().filter(is_past).map(Member::node).collect();
+            past.into_iter().for_each(|node| self.forget(node));
+        }
+        if now < self.names_until {
+            self.compare_names(now);
+        }
+    }
+
+    /// Forgets the ghosts of reimaged hosts, and reports names that two hosts use.
+    fn compare_names(&mut self, now: Now) {
         let mut names: BTreeMap<&NodeName, Vec<(NodeId, Now)>> = BTreeMap::new();
         names.entry(&self.me.name).or_default().push((self.me.node, Now::ZERO));
-        for member in self.members.iter().filter(|member| member.claim.state == MemberState::Alive) {
-            names.entry(&member.claim.name).or_default().push((member.claim.node, member.since));
+        for member in self.members.iter().filter(|member| member.state() == MemberState::Alive) {
+            names.entry(member.name()).or_default().push((member.node(), member.since()));
         }
-        let is_past = |member: &Member| now >= member.since + self.config.departed_lifetime;
         let is_departed = |state| matches!(state, MemberState::Failed | MemberState::Left);
-        let departed = self.members.iter().filter(|member| is_departed(member.claim.state));
-        let forgotten = departed.filter(|member| is_past(member) || names.contains_key(&member.claim.name));
-        let forgotten: Vec<NodeId> = forgotten.map(|member| member.claim.node).collect();
+        let departed = self.members.iter().filter(|member| is_departed(member.state()));
+        let ghosts = departed.filter(|member| names.contains_key(member.name()));
+        let ghosts: Vec<NodeId> = ghosts.map(Member::node).collect();
         let mut conflicts = BTreeSet::new();
         let mut reports = Vec::new();
         for (name, holders) in names.iter().filter(|(_, holders)| holders.len() > 1) {
@@ -165,21 +183,38 @@ impl Swim {
         }
         self.conflicts = conflicts;
         self.outputs.extend(reports);
-        for node in forgotten {
-            self.members.remove(node);
-            self.queue.drop_about(node);
-            self.outputs.push_back(Output::Forgotten { node });
+        ghosts.into_iter().for_each(|node| self.forget(node));
+    }
+
+    fn forget(&mut self, node: NodeId) {
+        self.members.remove(node);
+        self.queue.drop_about(node);
+        self.outputs.push_back(Output::Forgotten { node });
+    }
+
+    /// Whom a round of gossip goes to. In a fleet of several zones one of them is beyond this host's own.
+    fn partners(&mut self, wanted: impl Fn(&Member) -> bool) -> Vec<(NodeId, SocketAddr)> {
+        /// In a smaller zone choosing within it would mean choosing the same few.
+        const ZONE_HOSTS_MIN: usize = 12;
+        let (fanout, near) = (self.config.gossip_fanout, self.members.near());
+        if near < ZONE_HOSTS_MIN || near == self.members.len() || fanout < 2 {
+            return self.members.pick(&mut self.rng, fanout, wanted);
         }
+        let is_near = |member: &Member| member.is_near() && wanted(member);
+        let mut partners = self.members.pick(&mut self.rng, fanout - 1, is_near);
+        let is_far = |member: &Member| !member.is_near() && wanted(member);
+        partners.extend(self.members.pick(&mut self.rng, 1, is_far));
+        partners
     }
 
     /// One round of gossip.
     pub(super) fn gossip(&mut self, now: Now) {
-        let partner = |member: &Member| match member.claim.state {
+        let partner = |member: &Member| match member.state() {
             MemberState::Alive | MemberState::Suspect => true,
-            MemberState::Failed => now.saturating_sub(member.since) < GOSSIP_TO_FAILED,
+            MemberState::Failed => now.saturating_sub(member.since()) < GOSSIP_TO_FAILED,
             MemberState::Unknown | MemberState::Left => false,
         };
-        let partners = self.members.pick(&mut self.rng, self.config.gossip_fanout, partner);
+        let partners = self.partners(partner);
         let alone = partners.is_empty();
         for (node, to) in partners {
             if self.queue.is_empty() {
@@ -187,7 +222,8 @@ impl Swim {
             }
             self.send(to, Some(node), Probe::Gossip, Vec::new());
         }
-        let next = (!alone && !self.queue.is_empty()).then_some(now + self.config.gossip_interval);
+        let pause = self.config.gossip_interval / self.queue.backlog(self.config.claims_bytes_max, GOSSIP_HURRY_MAX);
+        let next = (!alone && !self.queue.is_empty()).then_some(now + pause);
         self.with_timers(|timers| {
             timers.gossiped_at = Some(now);
             timers.gossip_at = next;

@@ -7,16 +7,17 @@
 //!
 //! **The parts.** `probe` asks "are you there?"; `claims` decides what is believed and what follows; `suspicion` says how long a
 //! suspect has; `dissemination` holds what is still to be told; `members` is the table; `seeds` says whom to contact when
-//! nobody is known; `contact` knows whether this host can trust its own ears; `errands` is what is done now and then;
+//! nobody is known; `contact` knows whether this host can trust its own ears; `budget` says how many hosts this one may accuse; `errands` is what is done now and then;
 //! this file is the face and the clock.
 //!
 //! **What always holds.**
 //! - A host never accepts anything but "alive" about itself, except its own goodbye; only it raises its incarnation.
 //! - Claims about a member are totally ordered, so all that hear the same end with the same.
 //! - A host that has not met anybody since its start, that hears nobody, or that stood still, accuses nobody.
-//! - Nobody is called failed while most peers are lost at once.
+//! - Nobody is called failed while most peers are lost at once, nor on one host's word where others could confirm it.
 //! - All that grows by what others say is bounded: members, claims waiting, probes made for others.
 
+mod budget;
 mod claims;
 mod config;
 mod contact;
@@ -41,11 +42,12 @@ use crate::model::{Claim, MemberState, NodeId, NodeName, Now, Probe, SwimMessage
 pub use config::{Config, HEALTH_SCORE_MAX, SYNC_PEERS_FLAT};
 pub use dissemination::claim_bytes_max;
 
+use budget::Budget;
 use claims::Via;
 use contact::{Contact, LocalHealth};
 use dissemination::Dissemination;
 use errands::SWEEP_INTERVAL;
-use members::Members;
+use members::{Member, Members};
 use probe::Prober;
 use seeds::{Retry, Seeds};
 use suspicion::Suspicion;
@@ -162,6 +164,7 @@ pub struct Swim {
     prober: Prober,
     health: LocalHealth,
     contact: Contact,
+    budget: Budget,
     seeds: Seeds,
     /// For members from the store, while nobody is alive.
     stored: Retry,
@@ -170,6 +173,8 @@ pub struct Swim {
     leaving: Option<Now>,
     left: bool,
     conflicts: BTreeSet<(NodeId, NodeId)>,
+    /// Until then names are compared again: the table has changed.
+    names_until: Now,
     outputs: VecDeque<Output>,
 }
 
@@ -192,23 +197,25 @@ impl Swim {
             from: local,
             proof: Vec::new(),
         };
-        let prober = Prober::new(&mut rng);
+        let (prober, members) = (Prober::new(&mut rng), Members::new(&mut rng));
         Swim {
             config,
             me,
             rng,
-            members: Members::default(),
+            members,
             suspicions: BTreeMap::new(),
             queue: Dissemination::default(),
             prober,
             health: LocalHealth::default(),
             contact: Contact::default(),
+            budget: Budget::default(),
             seeds: Seeds::default(),
             stored: Retry::default(),
             timers: None,
             leaving: None,
             left: false,
             conflicts: BTreeSet::new(),
+            names_until: Now::ZERO,
             outputs: VecDeque::new(),
         }
     }
@@ -230,6 +237,7 @@ impl Swim {
 
     /// The addresses to contact, for ever, while none of them is a living member; rarely after that.
     pub fn set_seeds(&mut self, seeds: Vec<SocketAddr>) {
+        self.members.watch(&seeds);
         self.seeds.set(seeds);
     }
 
@@ -321,7 +329,7 @@ impl Swim {
     /// it as well, at once; the others do after the time of the departed. Should it live after all, it refutes.
     pub fn force_leave(&mut self, now: Now, node: NodeId, prune: bool) -> Result<(), ForceLeaveError> {
         self.wake(now);
-        let held = self.members.get(node).map(|member| member.claim.clone()).ok_or(ForceLeaveError::Unknown)?;
+        let held = self.members.get(node).map(Member::claim).ok_or(ForceLeaveError::Unknown)?;
         match held.state {
             MemberState::Failed => {
                 let claim = Claim { state: MemberState::Left, from: self.me.node, ..held };
@@ -381,27 +389,49 @@ impl Swim {
 
     /// All that is held, of this host too: for push-pull exchanges and for the store.
     pub fn snapshot(&self) -> Vec<Claim> {
-        self.members().cloned().collect()
+        self.members().collect()
     }
 
     /// What is held of a host, this one included.
-    pub fn member(&self, node: NodeId) -> Option<&Claim> {
+    pub fn member(&self, node: NodeId) -> Option<Claim> {
         if node == self.me.node {
-            return Some(&self.me);
+            return Some(self.me.clone());
         }
-        self.members.get(node).map(|member| &member.claim)
+        self.members.get(node).map(Member::claim)
     }
 
-    /// This host, then the others by id.
-    pub fn members(&self) -> impl Iterator<Item = &Claim> {
-        std::iter::once(&self.me).chain(self.members.iter().map(|member| &member.claim))
+    /// A host's state and gossip address, this one's included.
+    pub fn whereabouts(&self, node: NodeId) -> Option<(MemberState, SocketAddr)> {
+        if node == self.me.node {
+            return Some((self.me.state, self.me.address));
+        }
+        self.members.get(node).map(|member| (member.state(), member.address()))
+    }
+
+    /// This host, then the others in no order that means anything.
+    pub fn members(&self) -> impl Iterator<Item = Claim> {
+        std::iter::once(self.me.clone()).chain(self.members.iter().map(Member::claim))
     }
 
     /// The other hosts that are alive or suspected, with their addresses: partners for gossip.
     pub fn alive(&self) -> impl Iterator<Item = (NodeId, SocketAddr)> {
-        let claims = self.members.iter().map(|member| &member.claim);
-        let there = claims.filter(|claim| matches!(claim.state, MemberState::Alive | MemberState::Suspect));
-        there.map(|claim| (claim.node, claim.address))
+        let is_there = |member: &&Member| matches!(member.state(), MemberState::Alive | MemberState::Suspect);
+        self.members.iter().filter(is_there).map(|member| (member.node(), member.address()))
+    }
+
+    /// Tells whether a member is in this host's zone: gossip goes there more often than beyond.
+    pub fn set_near(&mut self, node: NodeId, near: bool) {
+        self.members.set_near(node, near);
+    }
+
+    /// Lifeguard's local health score: 0 is well, [`HEALTH_SCORE_MAX`] the worst.
+    pub fn health_score(&self) -> u32 {
+        self.health.score()
+    }
+
+    /// Accusations that this host did not make because too many of its own were confirmed by nobody, since the start.
+    pub fn accusations_withheld(&self) -> u64 {
+        self.budget.withheld()
     }
 
     /// This host's incarnation.

@@ -9,6 +9,7 @@ use std::net::SocketAddr;
 use rand::RngExt;
 use rand_chacha::ChaCha8Rng;
 
+use super::members::Member;
 use super::{Output, Swim};
 use crate::model::{MemberState, NodeId, Now, Probe};
 
@@ -89,7 +90,7 @@ impl Swim {
     }
 
     pub(super) fn start_probe(&mut self, now: Now, target: NodeId) {
-        let Some(address) = self.members.get(target).map(|member| member.claim.address) else { return };
+        let Some(address) = self.members.get(target).map(Member::address) else { return };
         if self.prober.open.len() >= PROBES_MAX || self.prober.open.values().any(|open| open.target == target) {
             return;
         }
@@ -124,7 +125,7 @@ impl Swim {
         let Some(open) = self.prober.open.get_mut(&number) else { return };
         let (target, address) = (open.target, open.address);
         let helpers = self.members.pick(&mut self.rng, self.config.indirect_probes, |member| {
-            member.claim.state == MemberState::Alive && member.claim.node != target
+            member.state() == MemberState::Alive && member.node() != target
         });
         open.deadline = now + self.health.stretch(self.config.probe_interval);
         let nodes = helpers.iter().map(|(node, _)| *node).collect();
@@ -213,7 +214,7 @@ impl Swim {
         };
         self.prober.relays.insert(own, relay);
         // This host's own knowledge of the address before the requester's.
-        let to = self.members.get(target.0).map_or(target.1, |member| member.claim.address);
+        let to = self.members.get(target.0).map_or(target.1, Member::address);
         let against = self.held_against(target.0);
         self.send(to, Some(target.0), Probe::Ping { number: own, target: target.0 }, against);
     }

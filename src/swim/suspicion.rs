@@ -43,6 +43,17 @@ impl Suspicion {
         self.accusers == [node]
     }
 
+    /// The accuser that nobody has confirmed, where somebody could have: one host's word buries nobody. A host that
+    /// nobody else misses is most likely there, and its accuser cut off or lying.
+    pub(super) fn unconfirmed(&self) -> Option<NodeId> {
+        /// With three hosts or fewer there may be only one left to tell.
+        const NEEDED_MIN: usize = 2;
+        match self.accusers[..] {
+            [accuser] if self.needed >= NEEDED_MIN => Some(accuser),
+            _ => None,
+        }
+    }
+
     /// When the suspect is called failed unless it refutes.
     pub(super) fn deadline(&self) -> Now {
         let confirmed = self.accusers.len() - 1;

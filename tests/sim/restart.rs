@@ -13,6 +13,8 @@ fn a_host_restarted_without_network_knows_its_members_and_accuses_none() {
         world.hosts[3].save();
         world.crash(3);
         world.network.partition(&[vec![3], (0..3).chain(4..10).collect()]);
+        // What is under way arrives, and finds nobody.
+        world.run_for(Duration::from_millis(10));
         world.history.clear();
         world.start(3);
         world.run_for(Duration::from_secs(1800));

@@ -69,6 +69,10 @@ pub(super) struct Tally {
     pub dropped_commands: u64,
     /// Views published.
     pub published: u64,
+    /// Lifeguard's local health score.
+    pub health_score: u32,
+    /// Accusations that were not made, over the budget.
+    pub accusations_withheld: u64,
     /// What the catalog counts.
     pub catalog: catalog::Counters,
     /// Writes to the store that failed.
@@ -315,18 +319,20 @@ impl Owner {
         while let Some(output) = self.catalog.poll_output() {
             match output {
                 catalog::Output::Send { to, message } => {
-                    if let Some(address) = self.swim.member(to).map(|member| member.address) {
+                    if let Some(address) = self.swim.whereabouts(to).map(|(_, address)| address) {
                         self.command(gossip::Command::Send { to: address, datagram: Datagram::Catalog(message) });
                     }
                 }
-                catalog::Output::Pull { from, wants } => match self.swim.member(from).map(|member| member.address) {
-                    Some(to) => {
-                        if !self.command(gossip::Command::Pull { from, to, wants }) {
-                            self.catalog.pull_failed(now, from);
+                catalog::Output::Pull { from, wants } => {
+                    match self.swim.whereabouts(from).map(|(_, address)| address) {
+                        Some(to) => {
+                            if !self.command(gossip::Command::Pull { from, to, wants }) {
+                                self.catalog.pull_failed(now, from);
+                            }
                         }
+                        None => self.catalog.pull_failed(now, from),
                     }
-                    None => self.catalog.pull_failed(now, from),
-                },
+                }
                 catalog::Output::Compact => {
                     let floor = Version { sequence: self.own.version().sequence + 1, ..self.own.version() };
                     if let Err(error) = self.republish(now, floor) {

@@ -53,6 +53,8 @@ impl Owner {
         let directory = build(&sources, &mut self.vips, &self.out.directory.load());
         self.out.directory.store(Arc::new(directory));
         self.tally.published += 1;
+        self.tally.health_score = self.swim.health_score();
+        self.tally.accusations_withheld = self.swim.accusations_withheld();
         self.tally.refused = self.gate.refusals();
         self.tally.catalog = self.catalog.counters();
         self.tally.store_failures = self.out.store.failures();
