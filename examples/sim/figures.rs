@@ -117,7 +117,9 @@ pub(crate) fn table(figures: &[Figure], scenario: &str, columns: &[Column]) -> S
         key(a).cmp(&key(b))
     });
     let mut text = String::from("| case | hosts | protocol |");
-    columns.iter().for_each(|(heading, ..)| drop(write!(text, " {heading} |")));
+    for (heading, ..) in columns {
+        let _ = write!(text, " {heading} |");
+    }
     text.push_str("\n|---|---:|---|");
     columns.iter().for_each(|_| text.push_str("---:|"));
     text.push('\n');

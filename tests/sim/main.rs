@@ -8,6 +8,7 @@ mod host;
 mod network;
 mod world;
 
+mod calibration;
 mod engine;
 mod failure;
 mod joining;
