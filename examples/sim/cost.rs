@@ -29,7 +29,7 @@ pub(crate) const LOAD_COLUMNS: &[Column] = &[
 /// IPv4 and UDP headers, counted with every datagram.
 const HEADERS: u64 = 28;
 const IDLE_TIME: Duration = Duration::from_secs(120);
-const LOAD_TIME: Duration = Duration::from_secs(30);
+const LOAD_TIME: Duration = Duration::from_secs(10);
 const CHANGES_PER_SECOND: u32 = 100;
 
 fn all<C: Core>(world: &World<C>) -> Vec<Traffic> {
@@ -74,7 +74,7 @@ fn load<P: Protocol>(wanted: &Wanted, hosts: u32) -> Figure {
     let seconds = LOAD_TIME.as_secs_f64();
     let outcomes = wanted.each_seed(&what, wanted.seeds.min(2), |seed| {
         let mut world = P::settled(seed, hosts);
-        let changes = CHANGES_PER_SECOND * u32::try_from(LOAD_TIME.as_secs()).expect("half a minute");
+        let changes = CHANGES_PER_SECOND * u32::try_from(LOAD_TIME.as_secs()).expect("ten seconds");
         let before = all(&world);
         for number in 0..changes {
             let host = world.rng.random_range(0..hosts);

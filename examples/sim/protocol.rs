@@ -9,6 +9,7 @@ use clap::ValueEnum;
 use crate::engine::memberlist::{Memberlist, Parameters};
 use crate::engine::weft::{Fleet, Setup, Weft};
 use crate::engine::{Core, World};
+use weft::model::{Claim, MemberState, NodeId};
 
 /// A change's payload in every scenario.
 pub(crate) const PAYLOAD_BYTES: usize = 200;
@@ -51,12 +52,24 @@ impl Protocol for WeftAgents {
     fn known_to_each_other(seed: u64, hosts: u32) -> World<Weft> {
         // Hosts' own records would be the same N² bytes in every scenario; only what the scenario publishes is carried.
         let setup = Setup { node_bytes: None, service_bytes: PAYLOAD_BYTES, ..Setup::default() };
-        Fleet::settled(seed, hosts, setup).world
+        let mut fleet = Fleet::new(seed, hosts, setup);
+        fleet.start_all();
+        let claims: Vec<Claim> = (0..hosts).map(|host| fleet.claim(host, MemberState::Alive)).collect();
+        let nodes: Vec<NodeId> = claims.iter().map(|claim| claim.node).collect();
+        for host in 0..hosts {
+            let (claims, nodes) = (claims.clone(), nodes.clone());
+            fleet.world.act(host, |weft, now| {
+                weft.swim.synced(now, claims);
+                // Each would compare its empty catalog with each: N² datagrams that a fleet has long behind it.
+                while weft.swim.poll_output().is_some() {}
+                weft.catalog.iter_mut().for_each(|catalog| catalog.set_peers(nodes.clone()));
+            });
+        }
+        fleet.world
     }
 
     fn publish(world: &mut World<Weft>, host: u32, number: u32) -> u64 {
-        // Eight services a host, whose records change again and again.
-        let act = |weft: &mut Weft, now| weft.register(now, number % 8, u64::from(number));
+        let act = |weft: &mut Weft, now| weft.register(now, number, u64::from(number));
         world.act(host, act).flatten().expect("a running host with a catalog")
     }
 }
