@@ -54,6 +54,9 @@ struct Arguments {
     /// Threads; each seed runs on one.
     #[arg(long)]
     threads: Option<usize>,
+    /// Simulated hours of the quiet day.
+    #[arg(long, default_value_t = 24)]
+    hours: u32,
     /// A directory for plots and figures.json; figures there are kept, those measured again are replaced. Tables go into the
     /// markdown file of that name beside it.
     #[arg(long)]
@@ -130,6 +133,7 @@ fn simulate(arguments: Arguments) -> std::io::Result<()> {
         first_seed: arguments.seed,
         seeds: arguments.seeds.max(1),
         threads: arguments.threads.unwrap_or(cores),
+        hours: arguments.hours.max(1),
     };
     let scenarios = match (arguments.publish, arguments.scenario.is_empty()) {
         (true, _) => Scenario::ALL.to_vec(),

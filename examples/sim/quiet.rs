@@ -16,23 +16,23 @@ pub(crate) const COLUMNS: &[Column] = &[
 ];
 
 const LOSS: f64 = 0.05;
-const HOURS: u32 = 24;
 
-fn measure<P: Protocol>(seed: u64, hosts: u32) -> Figure {
-    let mut world = P::settled(seed, hosts);
+fn measure<P: Protocol>(wanted: &Wanted, hosts: u32) -> Figure {
+    let mut world = P::settled(wanted.first_seed, hosts);
+    let hours = wanted.hours;
     world.network.loss = LOSS;
     let begun = Instant::now();
-    for hour in 1..=HOURS {
+    for hour in 1..=hours {
         world.run_for(Duration::from_secs(3600));
         let (failed, seconds) = (world.observer.false_failures.len(), begun.elapsed().as_secs());
-        eprintln!("quiet day, {hosts} hosts, {}: hour {hour} of {HOURS}, {failed} burials, {seconds} s", P::NAME);
+        eprintln!("quiet day, {hosts} hosts, {}: hour {hour} of {hours}, {failed} burials, {seconds} s", P::NAME);
     }
     let mut buried: Vec<u32> = world.observer.false_failures.iter().map(|(_, _, host)| *host).collect();
     let burials = buried.len();
     buried.sort_unstable();
     buried.dedup();
     let mut figure = Figure::new(NAME, "LAN, 5 % loss", P::NAME, hosts, 1);
-    figure.set("hours", f64::from(HOURS));
+    figure.set("hours", f64::from(hours));
     figure.set("suspected", world.observer.false_suspicions as f64);
     figure.set("buried", buried.len() as f64);
     figure.set("burials", burials as f64);
@@ -44,7 +44,7 @@ pub(crate) fn run(wanted: &Wanted) -> Vec<Figure> {
     let mut figures = Vec::new();
     for hosts in wanted.sizes(&[1_000]) {
         for protocol in &wanted.protocols {
-            figures.push(with_protocol!(protocol, measure(wanted.first_seed, hosts)));
+            figures.push(with_protocol!(protocol, measure(wanted, hosts)));
         }
     }
     figures

@@ -15,6 +15,8 @@ pub(crate) struct Wanted {
     pub(crate) first_seed: u64,
     pub(crate) seeds: u64,
     pub(crate) threads: usize,
+    /// How long the quiet day is.
+    pub(crate) hours: u32,
 }
 
 impl Wanted {
