@@ -13,6 +13,7 @@ mod control;
 mod directory;
 mod enroll;
 mod kept;
+mod keyring;
 mod metrics;
 mod own;
 mod owner;
@@ -152,7 +153,9 @@ async fn run_here(config: Config) -> Result<(), AgentError> {
     let epoch = store.next_epoch()?;
     let tls = identity.tls()?;
 
-    let gossip = bind_gossip(&config, &identity, epoch, &tls).await?;
+    let (keyring, link) = keyring::begin(identity.keyring.clone());
+    let keyring_in_force = link.current.clone();
+    let gossip = bind_gossip(&config, &identity, epoch, &tls, link).await?;
     let facts = facts(&config, &identity, gossip.local_addr())?;
     let (events, gossip_events) = mpsc::channel(EVENT_QUEUE);
     let (commands, gossip_commands) = mpsc::channel(COMMAND_QUEUE);
@@ -198,6 +201,8 @@ async fn run_here(config: Config) -> Result<(), AgentError> {
     owner.turn();
 
     let gossip_counters = gossip.counters();
+    let calls = gossip.keyring_calls();
+    let keyring = keyring.start(identity.clone(), config.data_dir.clone(), directory.clone(), calls);
     let gossip_task = tokio::spawn(gossip.run(events, gossip_commands, shutdown.clone()));
     let (proxy_sender, proxy_events) = mpsc::channel(EVENT_QUEUE);
     let (enroll_sender, enrolling) = mpsc::channel(ENROLL_QUEUE);
@@ -212,7 +217,7 @@ async fn run_here(config: Config) -> Result<(), AgentError> {
     let proxy = proxy::start(proxy_settings(&config, &identity), wires)?;
     let (capture, vip_asked) = proxy.capture().await;
     let traffic = proxy.traffic();
-    let mut sources = metrics::Sources::new(directory.clone(), tallied, gossip_counters, &proxy);
+    let mut sources = metrics::Sources::new(directory.clone(), tallied, gossip_counters, keyring_in_force, &proxy);
     let dns = threads::start_dns(&config, directory.clone(), vip_asked, shutdown.clone(), &mut sources).await?;
     let services = threads::Services {
         config: &config,
@@ -235,7 +240,7 @@ async fn run_here(config: Config) -> Result<(), AgentError> {
     let inlets = Inlets { gossip: gossip_events, proxy: proxy_events, health, updated, api };
     let renewal = renewal::Renewal::start(identity, config.data_dir.clone(), tls);
     let parts = vec![("DNS", dns.alive()), ("the API", services.alive())];
-    let control = Control::new(owner, config, inlets, renewal, parts)?;
+    let control = Control::new(owner, config, inlets, renewal, keyring, parts)?;
     info!("weft is ready");
     let ended = control.run().await;
 
@@ -268,6 +273,7 @@ async fn bind_gossip(
     identity: &Identity,
     epoch: u64,
     tls: &TlsContexts,
+    keyring: gossip::KeyringLink,
 ) -> Result<gossip::Bound, AgentError> {
     let contexts = tls.clone();
     let identify = move |chain: &[CertificateDer<'_>]| contexts.peer(Some(chain)).ok().map(|peer| peer.node);
@@ -276,7 +282,7 @@ async fn bind_gossip(
         cluster: identity.cluster.clone(),
         local: identity.node,
         epoch,
-        key: identity.gossip_key.clone(),
+        keyring,
         client_tls: tls.gossip_client.clone(),
         server_tls: tls.gossip_server.clone(),
         server_name: tls.server_name.clone(),

@@ -17,6 +17,7 @@ mod filter;
 #[cfg(test)]
 mod fixtures_tests;
 mod guard;
+mod keyring;
 mod local;
 mod own;
 mod parameters;
@@ -49,6 +50,10 @@ use crate::config::{CheckRegistration, ServiceDefinition};
 use crate::model::{Health, NodeName, ServiceId};
 
 pub use crate::model::{BUCKET_BOUNDS_US, Direction, Edge, Traffic};
+pub use keyring::{
+    KeyState, KeyringAnswer, KeyringOrder, KeyringRefused, KeyringReply, KeyringReport, Refusal as KeyringRefusal,
+    Silent,
+};
 pub use local::{Local, LocalCheck, LocalService};
 pub use server::{Bound, bind};
 
@@ -189,6 +194,13 @@ pub enum Command {
         /// The outcome.
         reply: Reply,
     },
+    /// Look at, or change, the gossip keys of every host.
+    Keyring {
+        /// What is to be done.
+        order: KeyringOrder,
+        /// The outcome.
+        reply: KeyringReply,
+    },
 }
 
 /// Where the outcome of a command goes.
@@ -293,6 +305,7 @@ impl fmt::Display for Command {
             Command::Join { address, .. } => write!(f, "join {address}"),
             Command::ForceLeave { node, .. } => write!(f, "force-leave {node}"),
             Command::Reload { .. } => f.write_str("reload"),
+            Command::Keyring { order, .. } => write!(f, "keyring {order}"),
         }
     }
 }

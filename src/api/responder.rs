@@ -20,6 +20,7 @@ use tokio::time::timeout;
 use super::answer::Answer;
 use super::consul::{View, index};
 use super::guard::{Via, admit, admit_write};
+use super::keyring;
 use super::own::freshness;
 use super::parameters::{Waiting, resource, waiting, with_jitter};
 use super::request::Asked;
@@ -118,6 +119,10 @@ impl Shared {
         }
         let wants_text = wants_text(&head.headers);
         let asked = Asked::new(head.method, head.uri.path(), head.uri.query().unwrap_or(""), wants_text);
+        if let Some(order) = keyring::decide(&asked) {
+            let answer = Box::pin(self.keyring(via, &head.headers, order, body)).await;
+            return self.respond(answer);
+        }
         let Some(write) = decide(&asked) else {
             // A client that waits must not hold its head: the two share hyper's buffer.
             drop((head.headers, head.uri, body));
@@ -236,7 +241,7 @@ impl Shared {
     }
 
     /// The whole body, bounded in size and time; and not many at once.
-    async fn body(&self, body: Incoming) -> Result<Bytes, Answer> {
+    pub(super) async fn body(&self, body: Incoming) -> Result<Bytes, Answer> {
         let read = async {
             let _place = self.bodies.acquire().await.ok();
             Limited::new(body, BODY_BYTES_MAX).collect().await

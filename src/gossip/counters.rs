@@ -53,7 +53,7 @@ counters! {
     rejected_malformed,
     /// Datagrams over the limit of 1,200 bytes.
     rejected_oversize,
-    /// Datagrams made without the gossip key, for another cluster, or damaged.
+    /// Datagrams made without a key of the keyring, for another cluster, or damaged.
     rejected_unauthenticated,
     /// Datagrams that came before, or too late to tell.
     rejected_replayed,
@@ -61,6 +61,8 @@ counters! {
     rejected_old_epoch,
     /// Datagrams that name this host as their sender: reflected, or another host has this host's identity.
     rejected_own_id,
+    /// Authentic datagrams that were sealed with another key of the keyring than this host's primary.
+    packets_older_key,
     /// Authentic datagrams thrown away because the owner was behind.
     packets_dropped,
     /// Datagrams that could not be sent: too large, or refused by the system.

@@ -16,12 +16,13 @@ use tokio_rustls::{TlsAcceptor, TlsConnector, TlsStream};
 use tracing::{debug, error, trace};
 
 use super::call::Calls;
+use super::keyring::{CALLS_WAITING_MAX, KeyringCall, Unopened};
 use super::message::{Channel, StreamError};
 use super::socket::{Sockets, canonical, sendable};
-use super::{Command, Counters, Deadlines, Event, GossipError, Identify, Settings, serve};
+use super::{Command, Counters, Deadlines, Event, GossipError, Identify, KeyringLink, Settings, serve};
 use crate::model::NodeId;
 use crate::wire::packet::{DATAGRAM_BYTES_MAX, Datagram};
-use crate::wire::seal::{Opener, Sealer};
+use crate::wire::seal::{OpenError, Opener, Sealer};
 
 /// Larger than any packet, so that what is too large is seen to be.
 const RECEIVE_BYTES: usize = DATAGRAM_BYTES_MAX + 1;
@@ -37,6 +38,7 @@ pub(super) struct Shared {
     pub(super) deadlines: Deadlines,
     pub(super) counters: Arc<Counters>,
     pub(super) events: mpsc::Sender<Event>,
+    pub(super) keyring: KeyringLink,
     identify: Identify,
 }
 
@@ -52,13 +54,14 @@ pub struct Bound {
     settings: Settings,
     sockets: Sockets,
     counters: Arc<Counters>,
+    keyring_calls: (mpsc::Sender<KeyringCall>, mpsc::Receiver<KeyringCall>),
 }
 
 /// Takes the gossip port. Must be called within a tokio runtime.
 pub async fn bind(settings: Settings) -> Result<Bound, GossipError> {
     let listen = settings.listen;
     let sockets = Sockets::bind(listen).map_err(|error| GossipError::Bind { listen, error })?;
-    Ok(Bound { settings, sockets, counters: Arc::default() })
+    Ok(Bound { settings, sockets, counters: Arc::default(), keyring_calls: mpsc::channel(CALLS_WAITING_MAX) })
 }
 
 impl Bound {
@@ -72,6 +75,11 @@ impl Bound {
         self.counters.clone()
     }
 
+    /// Takes calls to other hosts about their keyrings.
+    pub fn keyring_calls(&self) -> mpsc::Sender<KeyringCall> {
+        self.keyring_calls.0.clone()
+    }
+
     /// Runs until `shutdown` is true (or its sender, or that of `commands`, is gone). Datagrams that were commanded before
     /// are sent; streams under way are cut.
     pub async fn run(
@@ -80,9 +88,11 @@ impl Bound {
         mut commands: mpsc::Receiver<Command>,
         mut shutdown: watch::Receiver<bool>,
     ) {
-        let Bound { settings, sockets, counters } = self;
-        let opener = Opener::new(std::slice::from_ref(&settings.key), &settings.cluster, settings.local);
-        let sealer = Sealer::new(&settings.key, &settings.cluster, settings.local, settings.epoch);
+        let Bound { settings, sockets, counters, keyring_calls: (_, mut keyring_calls) } = self;
+        let mut changed = settings.keyring.current.clone();
+        let keyring = changed.borrow_and_update().clone();
+        let opener = Opener::new(&keyring.keys(), &settings.cluster, settings.local);
+        let sealer = Sealer::new(keyring.primary_key(), &settings.cluster, settings.local, settings.epoch);
         let shared = Arc::new(Shared {
             local: settings.local,
             connector: TlsConnector::from(settings.client_tls),
@@ -91,6 +101,7 @@ impl Bound {
             deadlines: settings.deadlines,
             counters,
             events,
+            keyring: settings.keyring,
             identify: settings.identify,
         });
         let (address, udp) = (sockets.address, Arc::new(sockets.udp));
@@ -107,6 +118,14 @@ impl Bound {
                         error!(%error, "gossip stopped listening");
                     }
                     break;
+                }
+                Ok(()) = changed.changed() => {
+                    outbound.sealer.set_key(changed.borrow_and_update().primary_key());
+                    continue;
+                }
+                Some(call) = keyring_calls.recv() => {
+                    calls.start_keyring(call);
+                    continue;
                 }
                 command = commands.recv() => command,
             };
@@ -166,6 +185,8 @@ impl Outbound {
 async fn receive(udp: Arc<UdpSocket>, mut opener: Opener, shared: Arc<Shared>) {
     let counters = &shared.counters;
     let mut buffer = [0; RECEIVE_BYTES];
+    let mut keyring = shared.keyring.current.clone();
+    let mut unopened = Unopened::default();
     loop {
         let (length, from) = match udp.recv_from(&mut buffer).await {
             Ok(received) => received,
@@ -178,14 +199,25 @@ async fn receive(udp: Arc<UdpSocket>, mut opener: Opener, shared: Arc<Shared>) {
         counters.packets_in.increment();
         counters.bytes_in.add(length);
         let packet = buffer.get(..length).unwrap_or_default();
+        // An error means that nobody changes it any more.
+        if keyring.has_changed().unwrap_or(false) {
+            opener.set_keyring(&keyring.borrow_and_update().keys());
+        }
+        let by_older = opener.opened_by_older();
         let (sender, payload) = match opener.open(packet) {
             Ok(opened) => opened,
             Err(error) => {
                 trace!(%from, %error, "gossip datagram rejected");
                 counters.rejected(error);
+                if error == OpenError::Unauthenticated {
+                    unopened.tell(&shared, packet);
+                }
                 continue;
             }
         };
+        if opener.opened_by_older() > by_older {
+            counters.packets_older_key.increment();
+        }
         let event = match Datagram::decode(&payload) {
             Ok(Datagram::Swim(message)) => Event::Swim { sender, from: canonical(from), message },
             Ok(Datagram::Catalog(message)) => Event::Catalog { sender, message },

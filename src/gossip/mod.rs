@@ -7,6 +7,7 @@
 mod call;
 mod counters;
 mod driver;
+mod keyring;
 mod message;
 mod serve;
 mod socket;
@@ -22,10 +23,10 @@ use tokio::sync::oneshot;
 
 pub use counters::{Counter, Counters};
 pub use driver::{Bound, bind};
+pub use keyring::{KeyringAsk, KeyringCall, KeyringLink, KeyringTold};
 
 use crate::model::{CatalogMessage, Claim, NodeId, Record, SwimMessage, Want};
 use crate::wire::packet::Datagram;
-use crate::wire::seal::GossipKey;
 
 /// The application protocol (RFC 7301) of gossip streams. Both TLS configurations must offer it and nothing else.
 pub const ALPN: &[u8] = b"weft-gossip";
@@ -180,8 +181,8 @@ pub struct Settings {
     pub local: NodeId,
     /// This start of the agent: never used before (see `wire::seal`).
     pub epoch: u64,
-    /// The cluster's gossip key.
-    pub key: GossipKey,
+    /// The cluster's gossip keys, which may change at any time.
+    pub keyring: KeyringLink,
     /// For streams to other hosts; presents this host's certificate.
     pub client_tls: Arc<rustls::ClientConfig>,
     /// For streams from other hosts; demands their certificate.

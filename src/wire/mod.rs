@@ -6,6 +6,7 @@
 pub mod body;
 pub mod codec;
 pub mod frame;
+pub mod keyring;
 pub mod packet;
 mod replay;
 pub mod seal;

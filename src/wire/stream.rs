@@ -7,6 +7,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use super::codec::{self, CodecError, INPUT_BYTES_MAX};
+use super::keyring::{Keyring, KeyringStatus};
 use crate::model::{Claim, NodeId, Record, Want};
 
 /// Length, big endian.
@@ -19,7 +20,8 @@ pub const PULL_CHUNK_BYTES_MAX: usize = 256 * 1024;
 /// Claims in one message. At their longest (a signature and a 63-byte name) they take about 200 bytes each.
 pub const CLAIMS_MAX: usize = 4_096;
 
-/// What the side that connected asks; one request a stream, but for [`StreamRequest::Sync`] in parts.
+/// What the side that connected asks; one request a stream, but for [`StreamRequest::Sync`] in parts and what follows it
+/// about the keyring.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum StreamRequest {
     /// "This is what I hold of the members; tell me yours."
@@ -40,6 +42,18 @@ pub enum StreamRequest {
         number: u64,
         /// Who is expected to answer.
         target: NodeId,
+    },
+    /// "Which gossip keys do you hold?"
+    KeyringList,
+    /// "Is your keyring the one with this digest? If not, show it."
+    KeyringCompare {
+        /// `Keyring::digest`.
+        digest: [u8; 16],
+    },
+    /// "Merge this into your keyring, and tell what came of it."
+    KeyringMerge {
+        /// The sender's.
+        keyring: Keyring,
     },
 }
 
@@ -64,6 +78,13 @@ pub enum StreamReply {
     Pong {
         /// The ping's number.
         number: u64,
+    },
+    /// To `KeyringList`.
+    KeyringStatus(KeyringStatus),
+    /// To `KeyringCompare` and `KeyringMerge`.
+    Keyring {
+        /// `None`: it is the one that was asked for.
+        keyring: Option<Keyring>,
     },
 }
 
@@ -95,6 +116,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::super::samples;
+    use super::super::seal::GossipKey;
     use super::*;
     use crate::model::RECORD_BYTES_MAX;
 
@@ -112,6 +134,9 @@ mod tests {
             StreamRequest::Sync { claims: claims.clone(), more: true },
             StreamRequest::Pull { wants: vec![want] },
             StreamRequest::Ping { number: 7, target: NodeId([4; 16]) },
+            StreamRequest::KeyringList,
+            StreamRequest::KeyringCompare { digest: [5; 16] },
+            StreamRequest::KeyringMerge { keyring: Keyring::new(GossipKey([6; 32])) },
         ];
         for request in requests {
             assert_eq!(read::<StreamRequest>(&encode(&request).unwrap()), request);
@@ -120,6 +145,8 @@ mod tests {
             StreamReply::Sync { claims, more: false },
             StreamReply::Records { records: vec![samples::record(100)], more: true },
             StreamReply::Pong { number: 7 },
+            StreamReply::KeyringStatus(Keyring::new(GossipKey([6; 32])).status()),
+            StreamReply::Keyring { keyring: Some(Keyring::new(GossipKey([6; 32]))) },
         ];
         for reply in replies {
             assert_eq!(read::<StreamReply>(&encode(&reply).unwrap()), reply);

@@ -35,6 +35,7 @@ mod http_errors;
 mod http_failover;
 mod intruder;
 mod ipv6;
+mod keyring;
 mod life;
 mod red_check;
 mod smuggling;

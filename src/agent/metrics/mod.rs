@@ -16,6 +16,7 @@ use self::sample::{Histogram, Sample};
 use super::owner::Tally;
 use crate::identity::PeerIdentity;
 use crate::model::{BUCKET_BOUNDS_US, Direction, Directory, Edge, Freshness, Health, MemberState, Service, Traffic};
+use crate::wire::keyring::Keyring;
 use crate::{api, catalog, dns, gossip, health, proxy};
 
 /// Everything that is counted anywhere.
@@ -23,6 +24,7 @@ pub(super) struct Sources {
     directory: Arc<ArcSwap<Directory>>,
     tally: watch::Receiver<Tally>,
     gossip: Arc<gossip::Counters>,
+    keyring: watch::Receiver<Arc<Keyring>>,
     proxy: Arc<proxy::Counters>,
     traffic: Arc<proxy::Registry>,
     log_lines_lost: Option<Arc<AtomicU64>>,
@@ -36,6 +38,7 @@ impl Sources {
         directory: Arc<ArcSwap<Directory>>,
         tally: watch::Receiver<Tally>,
         gossip: Arc<gossip::Counters>,
+        keyring: watch::Receiver<Arc<Keyring>>,
         proxy: &proxy::Proxy,
     ) -> Sources {
         let (traffic, log_lines_lost) = (proxy.traffic(), proxy.log_lines_lost());
@@ -43,6 +46,7 @@ impl Sources {
             directory,
             tally,
             gossip,
+            keyring,
             proxy: proxy.counters(),
             traffic,
             log_lines_lost,
@@ -105,6 +109,12 @@ impl Sources {
         for (name, value) in self.gossip.each() {
             sample.gossip(name, value);
         }
+        let keyring = self.keyring.borrow().clone();
+        let held = keyring.status().keys.len() as u64;
+        sample.gauge("weft_gossip_keys", "Gossip keys that open packets.", &[], held);
+        let primary = keyring.primary().to_string();
+        let help = "1, with the fingerprint of the gossip key that seals packets.";
+        sample.gauge("weft_gossip_primary_key", help, &[("fingerprint", &primary)], 1);
         for (name, help, value) in self.dns.iter().flat_map(|dns| dns.values()) {
             sample.counter(&format!("weft_dns_{name}"), help, &[], value);
         }

@@ -8,6 +8,7 @@
 
 mod changes;
 mod checks;
+mod keyring;
 mod membership;
 mod past;
 mod records;

@@ -1,6 +1,7 @@
 //! Hosts on loopback, for this module's tests: certificates, drivers, and a raw peer that may do what no agent does.
 
 mod datagrams;
+mod keyring;
 mod streams;
 
 use std::sync::Arc;
@@ -21,6 +22,8 @@ use tokio_rustls::{TlsConnector, TlsStream};
 
 use super::*;
 use crate::model::{MemberState, NodeName, Probe};
+use crate::wire::keyring::Keyring;
+use crate::wire::seal::GossipKey;
 
 const KEY: GossipKey = GossipKey([7; 32]);
 const CLUSTER: &str = "prod";
@@ -41,6 +44,12 @@ struct Leaf {
 fn identify(chain: &[CertificateDer<'_>]) -> Option<NodeId> {
     let hash = digest(&SHA256, chain.first()?);
     hash.as_ref().first_chunk().copied().map(NodeId)
+}
+
+/// A keyring that nobody keeps: it never changes.
+fn alone() -> KeyringLink {
+    let (_, current) = watch::channel(Arc::new(Keyring::new(KEY)));
+    KeyringLink { current, told: mpsc::channel(1).0 }
 }
 
 impl Ca {
@@ -91,7 +100,7 @@ impl Ca {
             cluster: CLUSTER.to_owned(),
             local: identify(std::slice::from_ref(&leaf.certificate)).unwrap(),
             epoch: 1,
-            key: KEY,
+            keyring: alone(),
             client_tls: self.client(Some(&leaf), ALPN),
             server_tls: self.server(&leaf),
             server_name: NAME.try_into().unwrap(),
