@@ -8,6 +8,8 @@ mod host;
 mod network;
 mod world;
 
+mod calibration;
+mod engine;
 mod failure;
 mod joining;
 mod lies;
