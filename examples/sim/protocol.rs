@@ -9,6 +9,7 @@ use clap::ValueEnum;
 use crate::engine::memberlist::{Memberlist, Parameters};
 use crate::engine::weft::{Fleet, Setup, Weft};
 use crate::engine::{Core, World};
+use weft::catalog::Peer;
 use weft::model::{Claim, MemberState, NodeId};
 
 /// A change's payload in every scenario.
@@ -62,7 +63,9 @@ impl Protocol for WeftAgents {
                 weft.swim.synced(now, claims);
                 // Each would compare its empty catalog with each: N² datagrams that a fleet has long behind it.
                 while weft.swim.poll_output().is_some() {}
-                weft.catalog.iter_mut().for_each(|catalog| catalog.set_peers(nodes.clone()));
+                weft.catalog
+                    .iter_mut()
+                    .for_each(|catalog| catalog.set_peers(nodes.iter().map(|node| Peer::from(*node)).collect()));
             });
         }
         fleet.world

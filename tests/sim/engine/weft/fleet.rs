@@ -129,6 +129,12 @@ impl Fleet {
         }
     }
 
+    /// The same, before the member list was written.
+    pub(crate) fn crash_unsaved(&mut self, host: u32) {
+        self.crash(host);
+        self.machine(host).disk.members.clear();
+    }
+
     /// Machine and disk are gone; another takes name and address.
     pub(crate) fn reimage(&mut self, host: u32) {
         self.crash(host);

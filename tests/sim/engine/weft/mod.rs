@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
-use weft::catalog::{self, Catalog};
+use weft::catalog::{self, Catalog, Peer};
 use weft::model::{CatalogMessage, Claim, MemberState, NodeId, NodeName, Probe, Record, SwimMessage, Version, Want};
 use weft::swim::{self, Swim};
 
@@ -316,8 +316,8 @@ impl Weft {
             }
         }
         if let Some(catalog) = self.catalog.as_mut().filter(|_| changed) {
-            catalog.set_peers(self.swim.alive().map(|(node, _)| node).collect());
-            alive.into_iter().for_each(|node| catalog.start_sync(now, node));
+            catalog.set_peers(self.swim.alive().map(|(node, _)| Peer::from(node)).collect());
+            alive.into_iter().for_each(|node| catalog.met(now, node));
             self.save_at.get_or_insert(now + SAVE_INTERVAL);
         }
     }
@@ -326,15 +326,17 @@ impl Weft {
         while let Some(output) = self.catalog.as_mut().and_then(Catalog::poll_output) {
             match output {
                 catalog::Output::Send { to, message } => {
-                    if let Some(address) = self.swim.member(to).map(|member| member.address) {
+                    if let Some(address) = self.swim.whereabouts(to).map(|(_, address)| address) {
                         let message = Packet { sender: self.node, content: Content::Catalog(message) };
                         self.effects.push_back(Effect::Send { to: host_at(address), message });
                     }
                 }
-                catalog::Output::Pull { from, wants } => match self.swim.member(from).map(|member| member.address) {
-                    Some(to) => self.open(to, Call::Pull { from }, Stream::Pull { expect: from, wants }),
-                    None => self.with_catalog(|catalog| catalog.pull_failed(now, from)),
-                },
+                catalog::Output::Pull { from, wants } => {
+                    match self.swim.whereabouts(from).map(|(_, address)| address) {
+                        Some(to) => self.open(to, Call::Pull { from }, Stream::Pull { expect: from, wants }),
+                        None => self.with_catalog(|catalog| catalog.pull_failed(now, from)),
+                    }
+                }
                 catalog::Output::Compact => {
                     let floor = Version { sequence: self.version.sequence + 1, ..self.version };
                     self.republish(now, floor);
@@ -364,7 +366,7 @@ impl Core for Weft {
     fn receive(&mut self, now: Now, from: u32, message: Packet) {
         match message.content {
             Content::Swim(swim) => self.swim.receive(now, message.sender, address_of(from), swim),
-            Content::Catalog(CatalogMessage::Delta(records)) => self.take_deltas(now, records),
+            Content::Catalog(CatalogMessage::Delta(records)) => self.take_deltas(now, message.sender, records),
             Content::Catalog(content) => self.with_catalog(|catalog| catalog.receive(now, message.sender, content)),
         }
         self.settle(now);
@@ -443,7 +445,7 @@ impl Core for Weft {
     }
 
     fn view(&self, host: u32, generation: u32) -> Option<State> {
-        self.swim.member(node_of(host, generation)).map(|claim| state_of(claim.state))
+        self.swim.whereabouts(node_of(host, generation)).map(|(state, _)| state_of(state))
     }
 
     fn bytes(message: &Packet) -> usize {
