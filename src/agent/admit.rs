@@ -1,6 +1,7 @@
 //! Who may say what: a record is admitted if its origin's certificate chains to the cluster's roots, its signature is
 //! the origin's, and it says nothing that the certificate does not grant. Everything else is dropped, counted and named.
 
+use std::borrow::Cow;
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -24,6 +25,8 @@ const TAGS_MAX: usize = 64;
 pub(super) enum Admitted {
     /// And whom its certificate proves; to be kept by [`Gate::prove`] once the record is held.
     Node(Arc<NodeFacts>, Arc<PeerIdentity>),
+    /// A node record of a newer format: whom its certificate proves is known, and no more.
+    NewerNode(Arc<PeerIdentity>),
     Service(Arc<Instance>),
     /// A tombstone, a floor, or a kind or format that this agent carries without reading.
     Opaque,
@@ -71,11 +74,15 @@ pub(super) struct Gate {
     waiting_bytes: usize,
     refused: HashMap<Refusal, u64>,
     named: HashSet<(NodeId, Refusal)>,
+    /// Hosts of which was said that they are newer than this agent.
+    newer: HashSet<NodeId>,
 }
 
 impl Gate {
     /// Judges a record that came from the network.
     pub(super) fn judge(&mut self, identity: &Identity, record: &Record, now: SystemTime) -> Verdict {
+        #[cfg(test)]
+        super::quarantine::strike(record, "poison-judge");
         let judged = match record.header().kind {
             RecordKind::NODE if !record.header().tombstone => self.judge_node(identity, record, now),
             _ => match self.proven.get(&record.origin()) {
@@ -92,27 +99,40 @@ impl Gate {
         }
     }
 
-    fn judge_node(&self, identity: &Identity, record: &Record, now: SystemTime) -> Result<Admitted, Refusal> {
+    fn judge_node(&mut self, identity: &Identity, record: &Record, now: SystemTime) -> Result<Admitted, Refusal> {
         if !record.header().key.is_empty() {
             return Err(Refusal::Malformed);
         }
-        let facts = match body::decode_node(record.header().format, record.body()) {
-            Ok(facts) => facts,
-            // A known host that has been upgraded: its record is carried, what it said before is what is known of it.
-            Err(BodyError::NewerFormat { .. }) => {
-                let origin = self.proven.get(&record.origin()).ok_or(Refusal::Malformed)?;
-                return judge_other(origin, record, now);
-            }
+        let (format, body) = (record.header().format, record.body());
+        let facts = match body::decode_node(format, body) {
+            Ok(facts) => Some(facts),
+            // Carried, and believed as far as its certificate goes.
+            Err(BodyError::NewerFormat { .. }) => None,
             Err(_) => return Err(Refusal::Malformed),
         };
-        let peer = identity.verify_chain(&facts.certificates, now).map_err(|_| Refusal::Certificate)?;
-        if peer.node != record.origin() || peer.name != facts.name {
+        let certificates = match &facts {
+            Some(facts) => Cow::Borrowed(&facts.certificates),
+            None => Cow::Owned(body::certificates(format, body).map_err(|_| Refusal::Malformed)?),
+        };
+        let peer = identity.verify_chain(&certificates, now).map_err(|_| Refusal::Certificate)?;
+        if peer.node != record.origin() || facts.as_ref().is_some_and(|facts| facts.name != peer.name) {
             return Err(Refusal::Certificate);
         }
         if !verify_record(&peer.record_key, record) {
             return Err(Refusal::Signature);
         }
-        Ok(Admitted::Node(Arc::new(facts), Arc::new(peer)))
+        Ok(match facts {
+            Some(facts) => Admitted::Node(Arc::new(facts), Arc::new(peer)),
+            None => {
+                if self.newer.len() < NAMED_MAX && self.newer.insert(peer.node) {
+                    warn!(
+                        node = %peer.name, format, reads = body::FORMAT_READ_MAX,
+                        "a host describes itself in a newer format than this agent reads; upgrade this agent"
+                    );
+                }
+                Admitted::NewerNode(Arc::new(peer))
+            }
+        })
     }
 
     /// Believes an origin's certificate from now on.
@@ -120,10 +140,15 @@ impl Gate {
         self.proven.insert(peer.node, peer);
     }
 
+    /// The hosts whose certificates are believed.
+    pub(super) fn origins(&self) -> impl Iterator<Item = NodeId> {
+        self.proven.keys().copied()
+    }
+
     /// Takes a record from this host's own store: it was judged before it was stored.
     pub(super) fn recall(&mut self, record: &Record) -> Option<Admitted> {
         let admitted = read(record).ok()?;
-        if let Admitted::Node(_, peer) = &admitted {
+        if let Admitted::Node(_, peer) | Admitted::NewerNode(peer) = &admitted {
             self.prove(peer.clone());
         }
         Some(admitted)
@@ -201,15 +226,25 @@ fn read(record: &Record) -> Result<Admitted, Refusal> {
     if header.tombstone {
         return Ok(Admitted::Opaque);
     }
-    match (header.kind, header.format) {
-        (RecordKind::NODE, body::NODE_FORMAT) => {
-            let facts = body::decode_node(header.format, record.body()).map_err(|_| Refusal::Malformed)?;
-            let leaf = facts.certificates.first().ok_or(Refusal::Certificate)?;
-            let peer = PeerIdentity::from_der(leaf).map_err(|_| Refusal::Certificate)?;
-            Ok(Admitted::Node(Arc::new(facts), Arc::new(peer)))
-        }
-        (RecordKind::SERVICE, body::INSTANCE_FORMAT) => {
-            let instance = body::decode_instance(header.format, record.body()).map_err(|_| Refusal::Malformed)?;
+    let (format, body) = (header.format, record.body());
+    match header.kind {
+        RecordKind::NODE => match body::decode_node(format, body) {
+            Ok(facts) => {
+                let peer = leaf(&facts.certificates)?;
+                Ok(Admitted::Node(Arc::new(facts), peer))
+            }
+            Err(BodyError::NewerFormat { .. }) => {
+                let certificates = body::certificates(format, body).map_err(|_| Refusal::Malformed)?;
+                Ok(Admitted::NewerNode(leaf(&certificates)?))
+            }
+            Err(_) => Err(Refusal::Malformed),
+        },
+        RecordKind::SERVICE => {
+            let instance = match body::decode_instance(format, body) {
+                Ok(instance) => instance,
+                Err(BodyError::NewerFormat { .. }) => return Ok(Admitted::Opaque),
+                Err(_) => return Err(Refusal::Malformed),
+            };
             let misnamed = instance.id.as_str().as_bytes() != &header.key[..] || instance.service.is_probe();
             if misnamed || instance.tags.len() > TAGS_MAX {
                 return Err(Refusal::Malformed);
@@ -217,5 +252,131 @@ fn read(record: &Record) -> Result<Admitted, Refusal> {
             Ok(Admitted::Service(Arc::new(instance)))
         }
         _ => Ok(Admitted::Opaque),
+    }
+}
+
+/// Whom a chain that was verified before speaks of.
+fn leaf(certificates: &[Vec<u8>]) -> Result<Arc<PeerIdentity>, Refusal> {
+    let leaf = certificates.first().ok_or(Refusal::Certificate)?;
+    PeerIdentity::from_der(leaf).map(Arc::new).map_err(|_| Refusal::Certificate)
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+
+    use super::*;
+    use crate::identity::ca_init;
+    use crate::model::{Header, NodeName, ServiceId, Version};
+
+    /// A host of the cluster, and a gate that has not met it.
+    fn stranger() -> (tempfile::TempDir, Identity, Gate) {
+        let dir = tempfile::tempdir().unwrap();
+        ca_init(dir.path(), "prod", &NodeName::parse("web-01").unwrap()).unwrap();
+        let identity = Identity::load(dir.path()).unwrap();
+        (dir, identity, Gate::default())
+    }
+
+    fn sign(identity: &Identity, kind: RecordKind, format: u16, key: &'static [u8], body: &[u8]) -> Record {
+        let version = Version { epoch: 1, sequence: 1 };
+        let key = Bytes::from_static(key);
+        let header = Header { origin: identity.node, version, kind, format, tombstone: false, key };
+        Record::sign(&header, body, |bytes| identity.record_key.sign(bytes)).unwrap()
+    }
+
+    fn facts(identity: &Identity) -> NodeFacts {
+        NodeFacts {
+            name: identity.name.clone(),
+            address: [10, 0, 0, 1].into(),
+            mesh: ([10, 0, 0, 1], 7947).into(),
+            gossip: ([10, 0, 0, 1], 7946).into(),
+            zone: String::new(),
+            meta: Default::default(),
+            version: "9".into(),
+            checks: Vec::new(),
+            certificates: identity.certificates.clone(),
+        }
+    }
+
+    fn service() -> Instance {
+        Instance {
+            id: ServiceId::parse("web").unwrap(),
+            service: ServiceName::parse("web").unwrap(),
+            address: None,
+            port: 80,
+            protocol: Default::default(),
+            vip_port: None,
+            tags: Vec::new(),
+            meta: Default::default(),
+            weights: Default::default(),
+            request_timeout: None,
+            checks: Vec::new(),
+        }
+    }
+
+    /// The certificates, where every format has them, and then what no agent of today can read.
+    fn of_tomorrow(identity: &Identity) -> Vec<u8> {
+        let mut body = body::encode_node_in(&facts(identity), 2).unwrap();
+        let certificates: usize = 1 + identity.certificates.iter().map(|each| 2 + each.len()).sum::<usize>();
+        body.truncate(certificates);
+        body.extend([0xff; 9]);
+        body
+    }
+
+    #[test]
+    fn node_records_of_both_formats_are_read() {
+        let (_dir, identity, mut gate) = stranger();
+        for format in [1, 2] {
+            let body = body::encode_node_in(&facts(&identity), format).unwrap();
+            let record = sign(&identity, RecordKind::NODE, format, b"", &body);
+            match gate.judge(&identity, &record, SystemTime::now()) {
+                Verdict::Admitted(Admitted::Node(read, _)) => assert_eq!(*read, facts(&identity)),
+                _ => panic!("format {format} was not read"),
+            }
+            assert!(matches!(gate.recall(&record), Some(Admitted::Node(..))));
+        }
+    }
+
+    #[test]
+    fn a_host_never_met_before_that_writes_a_newer_format_is_carried_with_all_of_its_records() {
+        let (_dir, identity, mut gate) = stranger();
+        let now = SystemTime::now();
+        let node = sign(&identity, RecordKind::NODE, 3, b"", &of_tomorrow(&identity));
+        let web = sign(&identity, RecordKind::SERVICE, 1, b"web", &body::encode_instance(&service()).unwrap());
+        let newer_web = sign(&identity, RecordKind::SERVICE, 7, b"web", b"\xff\xff");
+        let unheard_of = sign(&identity, RecordKind(0x7777), 9, b"\xff", b"\xff\xff");
+        assert!(matches!(gate.judge(&identity, &web, now), Verdict::Waiting));
+        let Verdict::Admitted(Admitted::NewerNode(peer)) = gate.judge(&identity, &node, now) else {
+            panic!("the node record was refused");
+        };
+        gate.prove(peer);
+        assert_eq!(gate.release(identity.node), std::slice::from_ref(&web));
+        assert!(matches!(gate.judge(&identity, &web, now), Verdict::Admitted(Admitted::Service(_))));
+        assert!(matches!(gate.judge(&identity, &newer_web, now), Verdict::Admitted(Admitted::Opaque)));
+        assert!(matches!(gate.judge(&identity, &unheard_of, now), Verdict::Admitted(Admitted::Opaque)));
+        assert!(matches!(Gate::default().recall(&node), Some(Admitted::NewerNode(_))));
+        assert!(gate.refusals().iter().all(|(_, count)| *count == 0));
+    }
+
+    #[test]
+    fn a_newer_format_opens_no_door() {
+        let (_dir, identity, mut gate) = stranger();
+        let (_other_dir, other, _) = stranger();
+        let now = SystemTime::now();
+        let foreign = sign(&other, RecordKind::NODE, 3, b"", &of_tomorrow(&other));
+        let stolen = sign(&other, RecordKind::NODE, 3, b"", &of_tomorrow(&identity));
+        let unreadable = sign(&identity, RecordKind::NODE, 3, b"", b"\x01\xff\xff");
+        let header = Header { ..sign(&identity, RecordKind::NODE, 3, b"", b"").header().clone() };
+        let forged = Record::sign(&header, &of_tomorrow(&identity), |_| [7; 64]).unwrap();
+        let expected = [
+            (foreign, Refusal::Certificate),
+            (stolen, Refusal::Certificate),
+            (unreadable, Refusal::Malformed),
+            (forged, Refusal::Signature),
+        ];
+        for (record, refusal) in expected {
+            let judged = gate.judge(&identity, &record, now);
+            assert!(matches!(judged, Verdict::Refused(found) if found == refusal), "{refusal:?}");
+        }
     }
 }

@@ -10,6 +10,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, sleep_until};
 use tracing::{error, info, warn};
 
+use super::keyring::Orders;
 use super::owner::{Ask, Owner};
 use super::renewal::Renewal;
 use super::threads::{Alive, Updated};
@@ -48,6 +49,7 @@ pub(super) struct Control {
     started_with: Config,
     inlets: Inlets,
     renewal: Renewal,
+    keyring: Orders,
     terminate: Signal,
     interrupt: Signal,
     hangup: Signal,
@@ -95,6 +97,7 @@ impl Control {
         config: Config,
         inlets: Inlets,
         renewal: Renewal,
+        keyring: Orders,
         parts: Vec<(&'static str, Alive)>,
     ) -> Result<Control, AgentError> {
         let listen = |kind| signal(kind).map_err(system("a signal handler"));
@@ -106,6 +109,7 @@ impl Control {
             config,
             inlets,
             renewal,
+            keyring,
             terminate: listen(SignalKind::terminate())?,
             interrupt: listen(SignalKind::interrupt())?,
             hangup: listen(SignalKind::hangup())?,
@@ -245,6 +249,7 @@ impl Control {
             Command::Join { address, reply } => self.find(address, reply),
             Command::ForceLeave { node, prune, reply } => self.owner.force_leave(&node, prune, reply),
             Command::Reload { reply } => self.reload(Some(reply)),
+            Command::Keyring { order, reply } => self.keyring.start(self.owner.roster(), order, reply),
         }
     }
 

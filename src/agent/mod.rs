@@ -13,9 +13,11 @@ mod control;
 mod directory;
 mod enroll;
 mod kept;
+mod keyring;
 mod metrics;
 mod own;
 mod owner;
+mod quarantine;
 mod renewal;
 mod threads;
 mod vips;
@@ -34,6 +36,7 @@ use tracing::{info, warn};
 
 use self::control::{Control, Inlets};
 use self::owner::{Beginning, Files, Outlets, Owner, Tally};
+use self::quarantine::Quarantine;
 use self::vips::Vips;
 use crate::catalog::{self, Catalog};
 use crate::config::{self, Config, default_advertise};
@@ -43,6 +46,7 @@ use crate::model::{Directory, NodeFacts, NodeId};
 use crate::proxy;
 use crate::store::{Opened, Store, StoreError};
 use crate::swim::{self, Swim};
+use crate::wire::protocol::PROTOCOL_MAX;
 
 /// Opening a store of 100,000 records takes well under a second; one that needs longer is broken.
 const STORE_DEADLINE: Duration = Duration::from_secs(10);
@@ -152,7 +156,9 @@ async fn run_here(config: Config) -> Result<(), AgentError> {
     let epoch = store.next_epoch()?;
     let tls = identity.tls()?;
 
-    let gossip = bind_gossip(&config, &identity, epoch, &tls).await?;
+    let (keyring, link) = keyring::begin(identity.keyring.clone());
+    let keyring_in_force = link.current.clone();
+    let gossip = bind_gossip(&config, &identity, epoch, &tls, link).await?;
     let facts = facts(&config, &identity, gossip.local_addr())?;
     let (events, gossip_events) = mpsc::channel(EVENT_QUEUE);
     let (commands, gossip_commands) = mpsc::channel(COMMAND_QUEUE);
@@ -177,11 +183,14 @@ async fn run_here(config: Config) -> Result<(), AgentError> {
         new_rng(identity.node, epoch, 1),
     );
     let catalog = Catalog::new(catalog::Config::default(), identity.node, new_rng(identity.node, epoch, 2));
+    let quarantine = Quarantine::load(&store, env!("CARGO_PKG_VERSION"));
     let store_writer = store.writer().map_err(system("the store's thread"))?;
     store_writer.set_incarnation(incarnation);
     swim.restore(Duration::ZERO, members);
     let has_seeds = !config.cluster.seeds.is_empty();
-    let beginning = Beginning { identity: identity.clone(), facts, epoch, swim, catalog, vips, has_seeds, rises };
+    let identity_kept = identity.clone();
+    let beginning =
+        Beginning { identity: identity_kept, facts, epoch, swim, catalog, vips, has_seeds, rises, quarantine };
     let outlets = Outlets {
         directory: directory.clone(),
         local: local.clone(),
@@ -197,7 +206,9 @@ async fn run_here(config: Config) -> Result<(), AgentError> {
     // Published before anything listens: the first question is answered from the store.
     owner.turn();
 
-    let gossip_counters = gossip.counters();
+    let (gossip_counters, peers) = (gossip.counters(), gossip.peers());
+    let calls = gossip.keyring_calls();
+    let keyring = keyring.start(identity.clone(), config.data_dir.clone(), directory.clone(), calls);
     let gossip_task = tokio::spawn(gossip.run(events, gossip_commands, shutdown.clone()));
     let (proxy_sender, proxy_events) = mpsc::channel(EVENT_QUEUE);
     let (enroll_sender, enrolling) = mpsc::channel(ENROLL_QUEUE);
@@ -212,7 +223,8 @@ async fn run_here(config: Config) -> Result<(), AgentError> {
     let proxy = proxy::start(proxy_settings(&config, &identity), wires)?;
     let (capture, vip_asked) = proxy.capture().await;
     let traffic = proxy.traffic();
-    let mut sources = metrics::Sources::new(directory.clone(), tallied, gossip_counters, &proxy);
+    let gossip_sources = (gossip_counters, peers.clone());
+    let mut sources = metrics::Sources::new(directory.clone(), tallied, gossip_sources, keyring_in_force, &proxy);
     let dns = threads::start_dns(&config, directory.clone(), vip_asked, shutdown.clone(), &mut sources).await?;
     let services = threads::Services {
         config: &config,
@@ -220,6 +232,7 @@ async fn run_here(config: Config) -> Result<(), AgentError> {
         changes: changed,
         own: local,
         traffic: Arc::new(move || traffic.snapshot()),
+        versions: Arc::new(move |node| peers.versions(node)),
         capture: match capture {
             proxy::Mode::Redirect => "redirect",
             proxy::Mode::Bind => "bind",
@@ -235,7 +248,7 @@ async fn run_here(config: Config) -> Result<(), AgentError> {
     let inlets = Inlets { gossip: gossip_events, proxy: proxy_events, health, updated, api };
     let renewal = renewal::Renewal::start(identity, config.data_dir.clone(), tls);
     let parts = vec![("DNS", dns.alive()), ("the API", services.alive())];
-    let control = Control::new(owner, config, inlets, renewal, parts)?;
+    let control = Control::new(owner, config, inlets, renewal, keyring, parts)?;
     info!("weft is ready");
     let ended = control.run().await;
 
@@ -268,6 +281,7 @@ async fn bind_gossip(
     identity: &Identity,
     epoch: u64,
     tls: &TlsContexts,
+    keyring: gossip::KeyringLink,
 ) -> Result<gossip::Bound, AgentError> {
     let contexts = tls.clone();
     let identify = move |chain: &[CertificateDer<'_>]| contexts.peer(Some(chain)).ok().map(|peer| peer.node);
@@ -276,12 +290,13 @@ async fn bind_gossip(
         cluster: identity.cluster.clone(),
         local: identity.node,
         epoch,
-        key: identity.gossip_key.clone(),
+        keyring,
         client_tls: tls.gossip_client.clone(),
         server_tls: tls.gossip_server.clone(),
         server_name: tls.server_name.clone(),
         identify: Arc::new(identify),
         deadlines: gossip::Deadlines::default(),
+        protocol_max: PROTOCOL_MAX,
     };
     Ok(gossip::bind(settings).await?)
 }

@@ -141,6 +141,7 @@ pub(super) struct Services<'a> {
     pub changes: watch::Receiver<u64>,
     pub own: Arc<ArcSwap<api::Local>>,
     pub traffic: api::TrafficSource,
+    pub versions: api::VersionsSource,
     /// How service addresses are captured, in a word.
     pub capture: &'static str,
     pub identity: Arc<Identity>,
@@ -178,8 +179,20 @@ impl Services<'_> {
         self,
         mut sources: metrics::Sources,
     ) -> Result<(RunningServices, ServiceEvents), AgentError> {
-        let Services { config, directory, changes, own, traffic, capture, identity, tls, enrolling, checks, shutdown } =
-            self;
+        let Services {
+            config,
+            directory,
+            changes,
+            own,
+            traffic,
+            versions,
+            capture,
+            identity,
+            tls,
+            enrolling,
+            checks,
+            shutdown,
+        } = self;
         let settings = api::Settings {
             listen: config.api.listen,
             socket: config.api.socket.clone(),
@@ -205,7 +218,7 @@ impl Services<'_> {
         sources.checks = Some(runner.counters());
         let verdicts = runner.verdicts();
         let output: api::CheckOutput = Arc::new(move |check| verdicts.get(check).map(|latest| latest.output));
-        let bound = bound.with_check_output(output).with_local(own).with_traffic(traffic);
+        let bound = bound.with_check_output(output).with_local(own).with_traffic(traffic).with_versions(versions);
         let render: api::Metrics = Arc::new(move |text| sources.render(text));
         let data_dir = config.data_dir.clone();
         let work = async move {

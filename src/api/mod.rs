@@ -17,6 +17,7 @@ mod filter;
 #[cfg(test)]
 mod fixtures_tests;
 mod guard;
+mod keyring;
 mod local;
 mod own;
 mod parameters;
@@ -46,9 +47,13 @@ use tokio::sync::oneshot;
 use bytes::Bytes;
 
 use crate::config::{CheckRegistration, ServiceDefinition};
-use crate::model::{Health, NodeName, ServiceId};
+use crate::model::{Health, NodeId, NodeName, ProtocolVersions, ServiceId};
 
 pub use crate::model::{BUCKET_BOUNDS_US, Direction, Edge, Traffic};
+pub use keyring::{
+    KeyState, KeyringAnswer, KeyringOrder, KeyringRefused, KeyringReply, KeyringReport, Refusal as KeyringRefusal,
+    Silent,
+};
 pub use local::{Local, LocalCheck, LocalService};
 pub use server::{Bound, bind};
 
@@ -189,6 +194,13 @@ pub enum Command {
         /// The outcome.
         reply: Reply,
     },
+    /// Look at, or change, the gossip keys of every host.
+    Keyring {
+        /// What is to be done.
+        order: KeyringOrder,
+        /// The outcome.
+        reply: KeyringReply,
+    },
 }
 
 /// Where the outcome of a command goes.
@@ -219,6 +231,8 @@ pub type CheckOutput = Arc<dyn Fn(&str) -> Option<String> + Send + Sync>;
 
 /// What the data plane has carried.
 pub type TrafficSource = Arc<dyn Fn() -> Traffic + Send + Sync>;
+/// Says which versions of the gossip protocol are spoken with a host; `None` of one that has not told.
+pub type VersionsSource = Arc<dyn Fn(NodeId) -> Option<ProtocolVersions> + Send + Sync>;
 
 /// Why the API cannot be served.
 #[derive(Debug, thiserror::Error)]
@@ -293,6 +307,7 @@ impl fmt::Display for Command {
             Command::Join { address, .. } => write!(f, "join {address}"),
             Command::ForceLeave { node, .. } => write!(f, "force-leave {node}"),
             Command::Reload { .. } => f.write_str("reload"),
+            Command::Keyring { order, .. } => write!(f, "keyring {order}"),
         }
     }
 }

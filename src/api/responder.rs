@@ -20,6 +20,7 @@ use tokio::time::timeout;
 use super::answer::Answer;
 use super::consul::{View, index};
 use super::guard::{Via, admit, admit_write};
+use super::keyring;
 use super::own::freshness;
 use super::parameters::{Waiting, resource, waiting, with_jitter};
 use super::request::Asked;
@@ -27,7 +28,7 @@ use super::router::{MetricsForm, Outcome, route};
 use super::telemetry::{prometheus, telemetry};
 use super::watch::{Hub, Resource};
 use super::writes::{Write, decide, refused};
-use super::{CheckOutput, Command, Counters, Local, Metrics, Settings, TrafficSource};
+use super::{CheckOutput, Command, Counters, Local, Metrics, Settings, TrafficSource, VersionsSource};
 use crate::model::Directory;
 
 /// A registration with everything in it has a few KiB.
@@ -57,6 +58,7 @@ pub(super) struct Shared {
     pub(super) hub: Arc<Hub>,
     pub(super) metrics: Metrics,
     pub(super) traffic: TrafficSource,
+    pub(super) versions: VersionsSource,
     pub(super) check_output: CheckOutput,
     pub(super) commands: mpsc::Sender<Command>,
     /// Bodies that may still be read beside those that are.
@@ -118,6 +120,10 @@ impl Shared {
         }
         let wants_text = wants_text(&head.headers);
         let asked = Asked::new(head.method, head.uri.path(), head.uri.query().unwrap_or(""), wants_text);
+        if let Some(order) = keyring::decide(&asked) {
+            let answer = Box::pin(self.keyring(via, &head.headers, order, body)).await;
+            return self.respond(answer);
+        }
         let Some(write) = decide(&asked) else {
             // A client that waits must not hold its head: the two share hyper's buffer.
             drop((head.headers, head.uri, body));
@@ -201,6 +207,7 @@ impl Shared {
             local,
             output: &*self.check_output,
             traffic: &*self.traffic,
+            versions: &*self.versions,
             now: SystemTime::now(),
         };
         route(asked, &view)
@@ -236,7 +243,7 @@ impl Shared {
     }
 
     /// The whole body, bounded in size and time; and not many at once.
-    async fn body(&self, body: Incoming) -> Result<Bytes, Answer> {
+    pub(super) async fn body(&self, body: Incoming) -> Result<Bytes, Answer> {
         let read = async {
             let _place = self.bodies.acquire().await.ok();
             Limited::new(body, BODY_BYTES_MAX).collect().await

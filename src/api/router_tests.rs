@@ -66,6 +66,15 @@ fn members_have_serfs_keys_and_numbers_and_wefts_own_object() {
 }
 
 #[test]
+fn members_tell_which_versions_of_the_protocol_they_speak() {
+    let member = &get("/v1/agent/members")[0];
+    let tags = &member["Tags"];
+    assert_eq!((&tags["vsn"], &tags["vsn_min"], &tags["vsn_max"]), (&json!("2"), &json!("1"), &json!("3")));
+    assert_eq!((&member["ProtocolCur"], &member["ProtocolMax"]), (&json!(2), &json!(3)));
+    assert_eq!((&member["Weft"]["protocol"], &member["Weft"]["protocol_max"]), (&json!(2), &json!(3)));
+}
+
+#[test]
 fn the_agent_tells_of_itself() {
     let told = get("/v1/agent/self");
     assert_has(&told, &["Config", "Member", "Meta"]);

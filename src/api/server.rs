@@ -22,7 +22,9 @@ use super::responder::{Recent, Shared, stopped};
 use super::socket::Socket;
 use super::watch::Hub;
 use super::write_deadline::WriteDeadline;
-use super::{ApiError, CheckOutput, Command, Counters, Local, Metrics, Settings, Traffic, TrafficSource};
+use super::{
+    ApiError, CheckOutput, Command, Counters, Local, Metrics, Settings, Traffic, TrafficSource, VersionsSource,
+};
 use crate::model::Directory;
 
 /// hyper's buffer for a request's head; beyond it the answer is 431. Twice what clients send in practice.
@@ -40,8 +42,9 @@ pub async fn bind(settings: Settings) -> Result<Bound, ApiError> {
     let unix = settings.socket.as_deref().map(Socket::bind).transpose()?;
     let check_output: CheckOutput = Arc::new(|_| None);
     let traffic: TrafficSource = Arc::new(Traffic::default);
+    let versions: VersionsSource = Arc::new(|_| None);
     let own = Arc::new(ArcSwap::from_pointee(Local::default()));
-    Ok(Bound { settings, tcp, local, unix, check_output, own, traffic, counters: Arc::default() })
+    Ok(Bound { settings, tcp, local, unix, check_output, own, traffic, versions, counters: Arc::default() })
 }
 
 /// Listeners that do not answer yet.
@@ -53,6 +56,7 @@ pub struct Bound {
     check_output: CheckOutput,
     own: Arc<ArcSwap<Local>>,
     traffic: TrafficSource,
+    versions: VersionsSource,
     counters: Arc<Counters>,
 }
 
@@ -85,6 +89,12 @@ impl Bound {
         self
     }
 
+    /// Shows which versions of the gossip protocol are spoken with each host in `/v1/agent/members`.
+    pub fn with_versions(mut self, versions: VersionsSource) -> Bound {
+        self.versions = versions;
+        self
+    }
+
     /// Serves until `shutdown` turns true or its sender is gone; answers under way are finished.
     pub async fn run(
         self,
@@ -94,7 +104,7 @@ impl Bound {
         commands: mpsc::Sender<Command>,
         mut shutdown: watch::Receiver<bool>,
     ) {
-        let Bound { settings, tcp, unix, check_output, own, traffic, counters, .. } = self;
+        let Bound { settings, tcp, unix, check_output, own, traffic, versions, counters, .. } = self;
         let hub = Hub::new(directory.clone(), own.clone());
         let waking = tokio::spawn(hub.clone().run(changes));
         let limit = || Arc::new(Semaphore::new(settings.limits.connections_max));
@@ -107,6 +117,7 @@ impl Bound {
             hub,
             metrics,
             traffic,
+            versions,
             check_output,
             commands,
             bodies,

@@ -345,3 +345,50 @@ async fn a_port_in_use_is_an_error_that_says_what_to_do() {
     let error = bind(Settings { listen: agent.address, ..specimen::settings() }).await.err().unwrap().to_string();
     assert!(error.contains(&agent.address.to_string()) && error.contains("[api] listen"), "{error}");
 }
+
+#[tokio::test]
+async fn the_keyring_is_told_over_tcp_and_changed_over_the_socket_only() {
+    use crate::api::{KeyringOrder, KeyringRefusal, KeyringRefused};
+    let folder = tempfile::tempdir().unwrap();
+    let socket = folder.path().join("weft.sock");
+    let mut agent = agent_with(Limits::default(), Some(socket.clone())).await;
+    let request = |method: &str, body: &str| {
+        let length = body.len();
+        format!(
+            "{method} /v1/operator/keyring HTTP/1.1\r\nHost: localhost\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n{body}"
+        )
+    };
+    let body = r#"{"Key": "AQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQE="}"#;
+    for method in ["POST", "PUT", "DELETE"] {
+        let answer = agent.send(request(method, body).as_bytes()).await;
+        assert!(answer.starts_with("HTTP/1.1 403") && answer.contains("unix socket only"), "{answer}");
+    }
+    assert!(agent.commands.try_recv().is_err());
+    let refused = |refusal, sentence: &str| Err(KeyringRefused { refusal, sentence: sentence.into(), report: None });
+    let cases = [
+        (KeyringRefusal::NotFound, "404"),
+        (KeyringRefusal::Conflict, "409"),
+        (KeyringRefusal::Failed, "500"),
+        (KeyringRefusal::Incomplete, "500"),
+    ];
+    for (refusal, status) in cases {
+        let stream = UnixStream::connect(&socket).await.unwrap();
+        let text = request("POST", body);
+        let (answer, _) = tokio::join!(exchange(stream, text.as_bytes()), async {
+            let Some(Command::Keyring { order: KeyringOrder::Install(_), reply }) = agent.commands.recv().await else {
+                panic!("another command")
+            };
+            reply.send(refused(refusal, "why")).unwrap();
+        });
+        assert!(answer.starts_with(&format!("HTTP/1.1 {status}")) && answer.contains(r#""error":"why""#), "{answer}");
+    }
+    let stream = TcpStream::connect(agent.address).await.unwrap();
+    let text = request("GET", "");
+    let (answer, _) = tokio::join!(exchange(stream, text.as_bytes()), async {
+        let Some(Command::Keyring { order: KeyringOrder::List, reply }) = agent.commands.recv().await else {
+            panic!("another command")
+        };
+        reply.send(refused(KeyringRefusal::Failed, "why")).unwrap();
+    });
+    assert!(answer.starts_with("HTTP/1.1 500"), "{answer}");
+}

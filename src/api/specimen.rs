@@ -10,7 +10,7 @@ use super::{BUCKET_BOUNDS_US, Direction, Edge, Limits, Local, LocalCheck, LocalS
 use crate::config::{CheckDefinition, CheckKind, CheckTarget};
 use crate::model::{
     CheckStatus, Directory, Freshness, Health, Instance, MemberState, Node, NodeFacts, NodeId, NodeName, Protocol,
-    Service, ServiceId, ServiceName, Tag,
+    ProtocolVersions, Service, ServiceId, ServiceName, Tag,
 };
 
 pub(crate) fn settings() -> Settings {
@@ -202,6 +202,7 @@ pub(super) fn with_view<T>(directory: &Directory, use_view: impl FnOnce(&View<'_
         local: &local(),
         output: &|check| Some(format!("output of {check}")),
         traffic: &traffic,
+        versions: &|_| Some(ProtocolVersions { current: 2, highest: 3 }),
         now: UNIX_EPOCH + Duration::from_secs(1_800_000_000),
     })
 }

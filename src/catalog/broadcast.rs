@@ -1,21 +1,31 @@
-//! Fresh records on their way to everybody: which are still to be sent, how often each was, and what fills the next
-//! datagrams. A bounded queue of names; the records themselves stay in the catalog and are looked up when sent, so that
-//! a newer version takes the older one's place by itself.
+//! Fresh records on their way to everybody: which are still to be sent or named, and what fills the next datagrams. A
+//! bounded queue of names; the records themselves stay in the catalog and are looked up when sent, so that a newer version
+//! takes the older one's place by itself.
 //!
-//! A record's first copies leave at once (`fresh_interval`), the others every `gossip_interval`: the first wave reaches
-//! nearly everybody at network speed, the later ones those whom loss left out. What does not fit a datagram, or comes in
-//! bulk, is announced by its origin's summary and pulled by stream.
+//! A host passes a record on in two ways, each a bounded number of times:
+//!
+//! - **copies** leave at once (`fresh_interval`) to `fanout` peers. With two copies from each host a record is nearly
+//!   everywhere after log₂(N) network delays, and costs every host two payloads;
+//! - **names** (origin and version) follow a little later, in batches (`names_interval`), to the neighbours on the ring of
+//!   sorted ids and to a few random peers. Who lacks a named record asks for it (`fetch`). Neighbours make certain that
+//!   nobody is left out; the repetition (`names_rounds`) makes up for loss.
+//!
+//! This is lazy-push gossip with an eager first wave, as in plumtree (Leitão, Pereira, Rodrigues 2007), but without its
+//! tree: there is no state between hosts that churn could break. A record that this host had to ask for comes at the end of the
+//! wave, when most have it: it is named on, not copied. So is one that others have named or copied here several times
+//! before its turn came. What does not fit a datagram, or comes in bulk, is announced by its origin's summary on the same
+//! schedule and pulled by stream.
 
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
-use rand::seq::IndexedRandom;
 use rand_chacha::ChaCha8Rng;
 
 use super::config::RECORD_OVERHEAD_BYTES;
 use super::origin::Slot;
+use super::peers::Peers;
 use super::{Config, Origins};
-use crate::model::{CatalogMessage, NodeId, Now, Record, RecordId, RecordKind, Version};
+use crate::model::{CatalogMessage, NodeId, Now, Record, RecordId, RecordKind, RecordRef, Version};
 
 /// Records of one origin in the queue; more are cheaper to pull by stream than to repeat in datagrams.
 const ORIGIN_RECORDS_MAX: usize = 48;
@@ -25,57 +35,97 @@ const RECORDS_MAX: usize = 1_024;
 const ANNOUNCES_MAX: usize = 4_096;
 /// Delta datagrams to one peer in one round: a round stays below 20 kB.
 const DELTAS_PER_PEER: usize = 4;
+/// A record heard this often from others before its copies left needs none of ours.
+const HEARD_ENOUGH: u8 = 2;
+
+/// Where a record came from, as far as passing it on goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Source {
+    /// This host wrote it.
+    Own,
+    /// A copy that this peer sent unasked.
+    Copy(NodeId),
+    /// Asked for, or pulled as news.
+    Asked,
+}
 
 #[derive(Debug, Clone, Copy)]
-struct Copies {
-    sent: u32,
+struct Item {
     /// Place in the order of arrival: a host's node record goes before its services.
     arrival: u64,
+    source: Source,
+    /// Peers that still get a copy in the next round.
+    copies: usize,
+    heard: u8,
+    names_sent: u32,
+    names_due: Now,
 }
 
 /// See the module's text.
 #[derive(Debug, Default)]
 pub(super) struct Broadcast {
-    records: BTreeMap<RecordId, (Version, Copies)>,
-    announces: BTreeMap<NodeId, Copies>,
+    records: BTreeMap<RecordId, (Version, Item)>,
+    announces: BTreeMap<NodeId, Item>,
     arrivals: u64,
-    has_fresh: bool,
-    last_round: Option<Now>,
-    last_full_round: Option<Now>,
+    has_copies: bool,
+    copies_at: Option<Now>,
+    names_at: Option<Now>,
+    /// The earliest of the queue; later than true never, so that asking costs nothing.
+    names_due: Option<Now>,
 }
 
 impl Broadcast {
     /// Spreads a record; by announcement where it cannot ride in a datagram.
-    pub(super) fn push(&mut self, record: &Record, config: &Config) {
+    pub(super) fn push(&mut self, now: Now, record: &Record, source: Source, config: &Config) {
         let id = record.id();
         let origin = id.origin;
         if size(record) > config.delta_bytes_max() {
-            self.announce(origin);
-            return;
+            return self.announce(now, origin, source, config);
         }
         let known = self.records.contains_key(&id);
         if !known && (self.records.len() >= RECORDS_MAX || self.queued_of(origin) >= ORIGIN_RECORDS_MAX) {
             self.records.retain(|id, _| id.origin != origin);
-            self.announce(origin);
-            return;
+            return self.announce(now, origin, source, config);
         }
-        let copies = self.fresh();
-        self.records.insert(id, (record.version(), copies));
+        let item = self.item(now, source, config);
+        self.records.insert(id, (record.version(), item));
     }
 
     /// Tells that this host holds something newer of `origin`, to be pulled.
-    pub(super) fn announce(&mut self, origin: NodeId) {
+    pub(super) fn announce(&mut self, now: Now, origin: NodeId, source: Source, config: &Config) {
         if self.announces.len() >= ANNOUNCES_MAX && !self.announces.contains_key(&origin) {
             return;
         }
-        let copies = self.fresh();
-        self.announces.insert(origin, copies);
+        // An announcement is small: copies of it are never spared.
+        let source = if source == Source::Asked { Source::Copy(origin) } else { source };
+        let item = self.item(now, source, config);
+        self.announces.insert(origin, item);
     }
 
-    fn fresh(&mut self) -> Copies {
-        self.has_fresh = true;
+    fn item(&mut self, now: Now, source: Source, config: &Config) -> Item {
         self.arrivals += 1;
-        Copies { sent: 0, arrival: self.arrivals }
+        let (copies, names_due) = match source {
+            Source::Own => (config.fanout_own, now + config.names_delay),
+            Source::Copy(_) => (config.fanout, now + config.names_delay),
+            Source::Asked => (0, now),
+        };
+        self.has_copies |= copies > 0;
+        self.names_due = Some(self.names_due.map_or(names_due, |due| due.min(names_due)));
+        Item { arrival: self.arrivals, source, copies, heard: 0, names_sent: 0, names_due }
+    }
+
+    /// A peer holds it too.
+    pub(super) fn heard(&mut self, name: &RecordRef) {
+        let first = RecordId { origin: name.origin, kind: RecordKind(0), key: Bytes::new() };
+        let queued = self.records.range_mut(first..).take_while(|(id, _)| id.origin == name.origin);
+        for (version, item) in queued.map(|(_, queued)| queued) {
+            if *version == name.version && item.source != Source::Own {
+                item.heard = item.heard.saturating_add(1);
+                if item.heard >= HEARD_ENOUGH {
+                    item.copies = 0;
+                }
+            }
+        }
     }
 
     fn queued_of(&self, origin: NodeId) -> usize {
@@ -83,96 +133,123 @@ impl Broadcast {
         self.records.range(first..).take_while(|(id, _)| id.origin == origin).count()
     }
 
-    /// True if copies of that origin's records, or of their announcement, are still to be sent.
+    /// True if that origin's records, or their announcement, are still to be told.
     pub(super) fn tells_of(&self, origin: NodeId) -> bool {
         self.announces.contains_key(&origin) || self.queued_of(origin) > 0
     }
 
     /// When the next round is due, given that there are peers.
     pub(super) fn due(&self, config: &Config) -> Option<Now> {
-        if self.records.is_empty() && self.announces.is_empty() {
-            return None;
-        }
-        let full = self.last_full_round.map_or(Now::ZERO, |last| last + config.gossip_interval);
-        let fresh = self.last_round.map_or(Now::ZERO, |last| last + config.fresh_interval);
-        Some(if self.has_fresh { fresh.min(full) } else { full })
+        [self.copies_due(config), self.names_round_due(config)].into_iter().flatten().min()
     }
 
-    /// One round: up to `fanout` random peers, each with what was sent least. Call when due.
+    fn copies_due(&self, config: &Config) -> Option<Now> {
+        self.has_copies.then(|| self.copies_at.map_or(Now::ZERO, |last| last + config.fresh_interval))
+    }
+
+    fn names_round_due(&self, config: &Config) -> Option<Now> {
+        self.names_due.map(|due| due.max(self.names_at.map_or(Now::ZERO, |last| last + config.names_interval)))
+    }
+
+    /// What is due, and to whom. Call when [`Broadcast::due`].
     pub(super) fn round(
         &mut self,
         now: Now,
-        peers: &[NodeId],
+        peers: &Peers,
         config: &Config,
         rng: &mut ChaCha8Rng,
         origins: &Origins,
     ) -> Vec<(NodeId, CatalogMessage)> {
-        let full = self.last_full_round.is_none_or(|last| now >= last + config.gossip_interval);
         self.records.retain(|id, (version, _)| held(origins, id).is_some_and(|record| record.version() == *version));
-        let mut candidates: Vec<RecordId> =
-            self.records.iter().filter(|(_, (_, copies))| full || copies.sent == 0).map(|(id, _)| id.clone()).collect();
-        let announced: Vec<NodeId> =
-            self.announces.iter().filter(|(_, copies)| full || copies.sent == 0).map(|(origin, _)| *origin).collect();
-
         let mut messages = Vec::new();
-        for &peer in peers.sample(rng, config.fanout) {
-            messages.extend(self.announces_for(&announced, config, origins).map(|message| (peer, message)));
-            let deltas = self.deltas_for(&mut candidates, config, origins);
-            messages.extend(deltas.into_iter().map(|records| (peer, CatalogMessage::Delta(records))));
+        if self.copies_due(config).is_some_and(|due| now >= due) {
+            self.copies_round(peers, config, rng, origins, &mut messages);
+            self.copies_at = Some(now);
         }
-        self.retire(copies_max(peers.len(), config));
-        self.last_round = Some(now);
-        if full {
-            self.last_full_round = Some(now);
+        if self.names_round_due(config).is_some_and(|due| now >= due) {
+            self.names_round(now, peers, config, rng, origins, &mut messages);
+            self.names_at = Some(now);
         }
-        self.has_fresh = self.records.values().any(|(_, copies)| copies.sent == 0)
-            || self.announces.values().any(|copies| copies.sent == 0);
+        let is_done = |item: &Item| item.copies == 0 && item.names_sent >= config.names_rounds;
+        self.records.retain(|_, (_, item)| !is_done(item));
+        self.announces.retain(|_, item| !is_done(item));
+        let items = || self.records.values().map(|(_, item)| item).chain(self.announces.values());
+        self.has_copies = items().any(|item| item.copies > 0);
+        let unnamed = items().filter(|item| item.names_sent < config.names_rounds);
+        self.names_due = unnamed.map(|item| item.names_due).min();
         messages
     }
 
-    fn announces_for(&mut self, announced: &[NodeId], config: &Config, origins: &Origins) -> Option<CatalogMessage> {
-        let mut least_sent: Vec<(NodeId, Copies)> =
-            announced.iter().filter_map(|origin| Some((*origin, *self.announces.get(origin)?))).collect();
-        least_sent.sort_by_key(|(_, copies)| (copies.sent, copies.arrival));
-        let mut summaries = Vec::new();
-        for (origin, _) in least_sent.into_iter().take(config.summaries_per_datagram()) {
-            match (origins.get(&origin).and_then(|held| held.summary(origin)), self.announces.get_mut(&origin)) {
-                (Some(summary), Some(copies)) => {
-                    copies.sent += 1;
-                    summaries.push(summary);
-                }
-                _ => drop(self.announces.remove(&origin)),
+    fn copies_round(
+        &mut self,
+        peers: &Peers,
+        config: &Config,
+        rng: &mut ChaCha8Rng,
+        origins: &Origins,
+        messages: &mut Vec<(NodeId, CatalogMessage)>,
+    ) {
+        let mut records: Vec<(RecordId, Item)> = Vec::new();
+        for (id, (_, item)) in self.records.iter().filter(|(_, (_, item))| item.copies > 0) {
+            records.push((id.clone(), *item));
+        }
+        records.sort_by_key(|(_, item)| item.arrival);
+        let mut announces: Vec<(NodeId, Item)> =
+            self.announces.iter().filter(|(_, item)| item.copies > 0).map(|(origin, item)| (*origin, *item)).collect();
+        announces.sort_by_key(|(_, item)| item.arrival);
+        // What there is no room for stays for the next round.
+        let (records, announces) = (fitting(records, config, origins), first_of(announces, config));
+        let copies = records.iter().map(|(_, item)| item.copies).chain(announces.iter().map(|(_, item)| item.copies));
+        let own = records.iter().any(|(_, item)| item.source == Source::Own);
+        for (place, peer) in peers.for_copies(rng, copies.max().unwrap_or(0), own).into_iter().enumerate() {
+            let wanted = |item: &Item| item.copies > place && item.source != Source::Copy(peer);
+            let summaries: Vec<NodeId> =
+                announces.iter().filter(|(_, item)| wanted(item)).map(|(origin, _)| *origin).collect();
+            messages.extend(summarize(&summaries, config, origins).map(|message| (peer, message)));
+            let ids = records.iter().filter(|(_, item)| wanted(item)).map(|(id, _)| id);
+            messages.extend(deltas(ids, config, origins).into_iter().map(|delta| (peer, delta)));
+        }
+        for (id, _) in &records {
+            if let Some((_, item)) = self.records.get_mut(id) {
+                item.copies = 0;
             }
         }
-        (!summaries.is_empty()).then_some(CatalogMessage::Announce(summaries))
-    }
-
-    fn deltas_for(&mut self, candidates: &mut [RecordId], config: &Config, origins: &Origins) -> Vec<Vec<Record>> {
-        candidates.sort_by_key(|id| self.records.get(id).map(|(_, copies)| (copies.sent, copies.arrival)));
-        let mut deltas = vec![Vec::new()];
-        let mut room = config.delta_bytes_max();
-        for id in candidates.iter() {
-            let (Some(record), Some((_, copies))) = (held(origins, id), self.records.get_mut(id)) else { continue };
-            if size(record) > room {
-                if deltas.len() == DELTAS_PER_PEER {
-                    break;
-                }
-                deltas.push(Vec::new());
-                room = config.delta_bytes_max();
-            }
-            room = room.saturating_sub(size(record));
-            copies.sent += 1;
-            if let Some(delta) = deltas.last_mut() {
-                delta.push(record.clone());
+        for (origin, _) in &announces {
+            if let Some(item) = self.announces.get_mut(origin) {
+                item.copies = 0;
             }
         }
-        deltas.retain(|records| !records.is_empty());
-        deltas
     }
 
-    fn retire(&mut self, copies_max: u32) {
-        self.records.retain(|_, (_, copies)| copies.sent < copies_max);
-        self.announces.retain(|_, copies| copies.sent < copies_max);
+    fn names_round(
+        &mut self,
+        now: Now,
+        peers: &Peers,
+        config: &Config,
+        rng: &mut ChaCha8Rng,
+        origins: &Origins,
+        messages: &mut Vec<(NodeId, CatalogMessage)>,
+    ) {
+        let is_due = |item: &Item| item.names_due <= now && item.names_sent < config.names_rounds;
+        let named = |item: &mut Item| {
+            item.names_sent += 1;
+            item.names_due = now + config.names_again;
+        };
+        let mut names: Vec<(RecordRef, Source)> = Vec::new();
+        for (id, (version, item)) in self.records.iter_mut().filter(|(_, (_, item))| is_due(item)) {
+            names.push((RecordRef { origin: id.origin, version: *version }, item.source));
+            named(item);
+        }
+        let due = self.announces.iter().filter(|(_, item)| is_due(item)).map(|(origin, item)| (*origin, *item));
+        let announces: Vec<NodeId> = first_of(due.collect(), config).into_iter().map(|(origin, _)| origin).collect();
+        announces.iter().for_each(|origin| self.announces.get_mut(origin).into_iter().for_each(named));
+        for peer in peers.for_names(rng, config.names_fanout) {
+            let told: Vec<RecordRef> =
+                names.iter().filter(|(_, source)| *source != Source::Copy(peer)).map(|(name, _)| *name).collect();
+            for part in told.chunks(config.names_per_datagram()) {
+                messages.push((peer, CatalogMessage::Fresh(part.to_vec())));
+            }
+            messages.extend(summarize(&announces, config, origins).map(|message| (peer, message)));
+        }
     }
 
     /// Forgets what is queued of an origin.
@@ -182,17 +259,56 @@ impl Broadcast {
     }
 }
 
+/// The announcements that fit one datagram.
+fn first_of(mut announces: Vec<(NodeId, Item)>, config: &Config) -> Vec<(NodeId, Item)> {
+    announces.sort_by_key(|(_, item)| (item.names_sent, item.arrival));
+    announces.truncate(config.summaries_per_datagram());
+    announces
+}
+
+fn summarize(origins_told: &[NodeId], config: &Config, origins: &Origins) -> Option<CatalogMessage> {
+    let summaries = origins_told.iter().filter_map(|origin| origins.get(origin)?.summary(*origin));
+    let summaries: Vec<_> = summaries.take(config.summaries_per_datagram()).collect();
+    (!summaries.is_empty()).then_some(CatalogMessage::Announce(summaries))
+}
+
+/// The first records that fit [`DELTAS_PER_PEER`] datagrams.
+fn fitting(records: Vec<(RecordId, Item)>, config: &Config, origins: &Origins) -> Vec<(RecordId, Item)> {
+    let (mut room, mut datagrams) = (0, 0);
+    let fits = |(id, _): &(RecordId, Item)| {
+        let bytes = held(origins, id).map_or(0, size);
+        if bytes > room {
+            datagrams += 1;
+            room = config.delta_bytes_max();
+        }
+        room = room.saturating_sub(bytes);
+        datagrams <= DELTAS_PER_PEER
+    };
+    records.into_iter().take_while(fits).collect()
+}
+
+fn deltas<'a>(ids: impl Iterator<Item = &'a RecordId>, config: &Config, origins: &Origins) -> Vec<CatalogMessage> {
+    let mut deltas: Vec<Vec<Record>> = Vec::new();
+    let mut room = 0;
+    for record in ids.filter_map(|id| held(origins, id)) {
+        if size(record) > room {
+            deltas.push(Vec::new());
+            room = config.delta_bytes_max();
+        }
+        room = room.saturating_sub(size(record));
+        if let Some(delta) = deltas.last_mut() {
+            delta.push(record.clone());
+        }
+    }
+    deltas.into_iter().map(CatalogMessage::Delta).collect()
+}
+
 /// The record held under an id.
 pub(super) fn held<'a>(origins: &'a Origins, id: &RecordId) -> Option<&'a Record> {
     origins.get(&id.origin)?.get(&Slot::of_id(id))
 }
 
 /// What a record takes in a delta, at most.
-fn size(record: &Record) -> usize {
+pub(super) fn size(record: &Record) -> usize {
     record.encoded().len() + RECORD_OVERHEAD_BYTES
-}
-
-/// ⌈log10(N + 1)⌉ times the configured multiple, N being all hosts.
-fn copies_max(peers: usize, config: &Config) -> u32 {
-    config.retransmit_mult * ((peers + 1).ilog10() + 1)
 }

@@ -7,6 +7,8 @@
 
 use std::collections::BTreeSet;
 
+use rand::RngExt;
+
 use super::{Catalog, Output};
 use crate::model::{BUCKETS, BucketDigest, CatalogMessage, NodeId, Now, OriginSummary, Version};
 
@@ -18,6 +20,13 @@ const SUMMARIES_PER_ANSWER_MAX: usize = 4;
 const SUMMARIES_PER_INTERVAL_MAX: u32 = 128;
 /// A digest is answered within this time or was lost; answers that come later get no answer of their own.
 const ANSWER_TIME_MAX: Now = Now::from_secs(10);
+
+/// One more digest at once to a returning peer is allowed after each of these times.
+const SYNC_REFILL: Now = Now::from_millis(500);
+/// Of all hosts that learn of one's return, about so many compare with it at once.
+const SYNCS_PER_RETURN: u32 = 8;
+/// A digest in a hurry follows in this part of the interval.
+pub(super) const HURRY_PART: u32 = 8;
 
 /// The hash of a bucket's origins, and what is remembered for its repair.
 #[derive(Debug, Clone, Copy, Default)]
@@ -43,6 +52,13 @@ pub(super) struct AnswerBudget {
     sent: u32,
 }
 
+/// How many digests may still go out beside the regular ones.
+#[derive(Debug, Default)]
+pub(super) struct SyncBudget {
+    spent: u32,
+    since: Now,
+}
+
 /// The bucket that an origin's records are hashed into.
 pub(super) fn bucket_of(origin: NodeId) -> usize {
     usize::from(origin.0[0]) % BUCKETS
@@ -55,6 +71,7 @@ impl Catalog {
         if now < self.digest_next {
             return;
         }
+        self.pace.tick(now, &self.config);
         if let Some(peer) = self.random_peer() {
             self.send_digest(now, peer);
         }
@@ -62,6 +79,37 @@ impl Catalog {
         if self.digest_next <= now {
             self.digest_next = now + self.config.digest_interval;
         }
+    }
+
+    /// Within the budget at once, else in a hurry with whoever is drawn.
+    pub(super) fn sync(&mut self, now: Now, with: NodeId) {
+        let budget = &mut self.sync_budget;
+        while budget.spent > 0 && now >= budget.since + SYNC_REFILL {
+            budget.spent -= 1;
+            budget.since += SYNC_REFILL;
+        }
+        if budget.spent >= self.config.syncs_burst {
+            return self.hurry(now);
+        }
+        if budget.spent == 0 {
+            budget.since = now;
+        }
+        budget.spent += 1;
+        self.send_digest(now, with);
+    }
+
+    pub(super) fn meet(&mut self, now: Now, member: NodeId) {
+        let hosts = u32::try_from(self.peers.len()).unwrap_or(u32::MAX).max(1);
+        if hosts <= SYNCS_PER_RETURN || self.rng.random_ratio(SYNCS_PER_RETURN, hosts) {
+            self.sync(now, member);
+        } else {
+            self.hurry(now);
+        }
+    }
+
+    /// Brings the next regular digest forward.
+    pub(super) fn hurry(&mut self, now: Now) {
+        self.digest_next = self.digest_next.min(now + self.config.digest_interval / HURRY_PART);
     }
 
     pub(super) fn send_digest(&mut self, now: Now, to: NodeId) {

@@ -3,14 +3,15 @@
 //!
 //! Every host writes records of its own and holds everybody's. Three ways bring them along:
 //!
-//! 1. **Deltas** (`broadcast`): a fresh record is sent to a few random peers at once, and by each of them to a few more.
+//! 1. **Deltas** (`broadcast`): a fresh record is copied to two peers at once, and by each of them to two more; then it is
+//!    named to a few, and who lacks it asks for it (`fetch`). `peers` chooses whom, `pace` bounds what one origin may say.
 //! 2. **Digests** (`digest`): every few seconds a host compares 64 hashes with one random peer. In sync, that is all.
 //! 3. **Pulls** (`repair`): what a digest shows missing, and what is too large for a datagram, comes by stream.
 //!
 //! What is held is a function of the set of records merged (`origin`): any order, any repetition, any path will do.
 //!
-//! The owner feeds datagrams to [`Catalog::receive`], each verified record to [`Catalog::merge`], the clock to
-//! [`Catalog::tick`] by [`Catalog::next_timeout`], and after each of them drains [`Catalog::poll_output`].
+//! The owner feeds datagrams to [`Catalog::receive`], each record of a delta to [`Catalog::screen`] and, where that says so
+//! and its signature is good, to [`Catalog::merge`], the clock to [`Catalog::tick`] by [`Catalog::next_timeout`], and after each of them drains [`Catalog::poll_output`].
 //!
 //! As the writer of its own records the owner keeps three rules. Versions only rise; if an own publication is answered
 //! by [`Merge::Void`] or [`Merge::Known`], peers know a later history than this disk: go on above [`Catalog::newest_of`].
@@ -20,24 +21,30 @@
 mod broadcast;
 mod config;
 mod digest;
+mod fetch;
 mod origin;
+mod pace;
+mod peers;
 mod repair;
 #[cfg(test)]
 mod tests;
 mod tombstones;
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 
 use rand::RngExt;
-use rand::seq::IndexedRandom;
 use rand_chacha::ChaCha8Rng;
 
 pub use config::Config;
+pub use peers::Peer;
 
-use crate::model::{BUCKETS, CatalogMessage, NodeId, Now, Record, RecordId, Version, Want};
-use broadcast::Broadcast;
-use digest::{AnswerBudget, Asked, Bucket, bucket_of};
+use crate::model::{BUCKETS, CatalogMessage, NodeId, Now, Record, RecordId, RecordRef, Version, Want};
+use broadcast::{Broadcast, Source};
+use digest::{AnswerBudget, Asked, Bucket, SyncBudget, bucket_of};
+use fetch::Fetch;
 use origin::{Limits, Origin, Slot};
+use pace::Pace;
+use peers::Peers;
 use repair::Repair;
 use tombstones::OwnTombstones;
 
@@ -49,10 +56,26 @@ type Origins = BTreeMap<NodeId, Origin>;
 /// How a record came, and so whether others still have to hear of it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Relay {
-    /// As a delta, or written by this host: spread it.
+    /// Written by this host, or news that came by a pull: spread it.
     Eager,
+    /// In a delta of this peer: spread it, but not back.
+    Delta(NodeId),
     /// By a pull: whoever lacks it pulls it as well.
     Quiet,
+}
+
+/// What to do with a record of a delta, before anything is spent on it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Screen {
+    /// It may be new: verify and merge it.
+    Take,
+    /// It says nothing new.
+    Known,
+    /// Its origin says more than one host may: leave it. `news`: for the first time in a while.
+    OverRate {
+        /// Worth a line in the log.
+        news: bool,
+    },
 }
 
 /// What became of a record.
@@ -161,6 +184,18 @@ pub struct Counters {
     pub deltas_sent: u64,
     /// Announcements sent.
     pub announces_sent: u64,
+    /// Datagrams of names sent.
+    pub names_sent: u64,
+    /// Datagrams that ask for named records.
+    pub requests_sent: u64,
+    /// Named records that nobody sent when asked.
+    pub fetches_failed: u64,
+    /// Datagrams of requested records not sent, over the budget.
+    pub answers_withheld: u64,
+    /// Fresh records left unread because their origin was over its rate.
+    pub records_over_rate: u64,
+    /// Pulls put off because their origin was over its rate.
+    pub pulls_over_rate: u64,
     /// Digests sent.
     pub digests_sent: u64,
     /// Digests received that showed no difference.
@@ -196,12 +231,15 @@ pub struct Catalog {
     origins: Origins,
     buckets: [Bucket; BUCKETS],
     forgotten: BTreeMap<NodeId, Forgotten>,
-    peers: Vec<NodeId>,
+    peers: Peers,
     broadcast: Broadcast,
+    fetch: Fetch,
+    pace: Pace,
     repair: Repair,
     tombstones: OwnTombstones,
     asked: BTreeMap<NodeId, Asked>,
     answer_budget: AnswerBudget,
+    sync_budget: SyncBudget,
     digest_next: Now,
     outputs: VecDeque<Output>,
     counters: Counters,
@@ -221,16 +259,42 @@ impl Catalog {
             origins: BTreeMap::new(),
             buckets: [Bucket::default(); BUCKETS],
             forgotten: BTreeMap::new(),
-            peers: Vec::new(),
+            peers: Peers::default(),
             broadcast: Broadcast::default(),
+            fetch: Fetch::default(),
+            pace: Pace::default(),
             repair: Repair::default(),
             tombstones: OwnTombstones::default(),
             asked: BTreeMap::new(),
             answer_budget: AnswerBudget::default(),
+            sync_budget: SyncBudget::default(),
             digest_next,
             outputs: VecDeque::new(),
             counters: Counters::default(),
         }
+    }
+
+    /// Judges a record of a delta before its signature is checked: whether it can be new, and whether its origin may say
+    /// so much.
+    pub fn screen(&mut self, now: Now, record: &Record) -> Screen {
+        self.now = self.now.max(now);
+        let (origin, version) = (record.origin(), record.version());
+        let slot = Slot::of(record);
+        let held = self.origins.get(&origin);
+        if held.and_then(|held| held.get(&slot)).is_some_and(|held| held.encoded() == record.encoded()) {
+            self.broadcast.heard(&RecordRef { origin, version });
+            // What only the store speaks for is confirmed by being merged again.
+            if held.is_some_and(|held| held.is_confirmed(&slot)) {
+                self.counters.records_known += 1;
+                return Screen::Known;
+            }
+            return Screen::Take;
+        }
+        if origin != self.local && !self.pace.is_within(now, origin, &self.config) {
+            self.counters.records_over_rate += 1;
+            return Screen::OverRate { news: self.pace.is_news(now, origin, &self.config) };
+        }
+        Screen::Take
     }
 
     /// Merges a record whose signature has been verified, or one that this host wrote.
@@ -239,13 +303,28 @@ impl Catalog {
         let copy = record.clone();
         let merge = self.merge_into_origin(record);
         match &merge {
-            Merge::Applied { .. } => {
+            Merge::Applied { replaced, .. } => {
                 self.counters.records_applied += 1;
+                let asked = self.fetch.arrived(reference(&copy));
+                if let Some(replaced) = replaced {
+                    self.fetch.note_replaced(reference(replaced));
+                }
                 if copy.origin() == self.local {
                     self.tombstones.note(now, &copy, &self.config);
+                } else if relay != Relay::Quiet {
+                    self.pace.charge(now, &copy, &self.config);
+                } else if replaced.is_some() {
+                    self.pace.charge_pull(now, &copy, &self.config);
                 }
-                if relay == Relay::Eager {
-                    self.broadcast.push(&copy, &self.config);
+                let source = match relay {
+                    Relay::Quiet => None,
+                    Relay::Delta(_) if asked => Some(Source::Asked),
+                    Relay::Delta(from) => Some(Source::Copy(from)),
+                    Relay::Eager if copy.origin() == self.local => Some(Source::Own),
+                    Relay::Eager => Some(Source::Asked),
+                };
+                if let Some(source) = source {
+                    self.broadcast.push(now, &copy, source, &self.config);
                 }
             }
             Merge::Known => self.counters.records_known += 1,
@@ -295,6 +374,8 @@ impl Catalog {
                 summaries.into_iter().for_each(|summary| self.consider(from, summary, true));
                 self.start_pulls(now);
             }
+            CatalogMessage::Fresh(names) => self.names_received(now, from, &names),
+            CatalogMessage::Request(names) => self.requested(now, from, &names),
             CatalogMessage::Digest(digest) => self.digest_received(now, from, &digest),
             CatalogMessage::Summaries { bucket, origins, complete } => {
                 self.summaries_received(now, from, bucket, &origins, complete);
@@ -302,11 +383,12 @@ impl Catalog {
         }
     }
 
-    /// Whom to exchange with: the members alive, without this host. A forgotten origin among them is welcome again.
-    pub fn set_peers(&mut self, peers: Vec<NodeId>) {
-        let distinct: BTreeSet<NodeId> = peers.into_iter().filter(|peer| *peer != self.local).collect();
-        self.forgotten.retain(|origin, _| !distinct.contains(origin));
-        self.peers = distinct.into_iter().collect();
+    /// Whom to exchange with: the members alive (this host among them or not). A forgotten origin among them is welcome
+    /// again.
+    pub fn set_peers(&mut self, peers: Vec<Peer>) {
+        self.peers = Peers::new(self.local, peers);
+        let peers = &self.peers;
+        self.forgotten.retain(|origin, _| !peers.contains(*origin));
     }
 
     /// A pull ended and all its records were merged.
@@ -321,10 +403,18 @@ impl Catalog {
         self.pull_lost(now, from);
     }
 
-    /// Compares with this peer now: it has just joined, or we have.
+    /// Compares with this peer soon, for we have just exchanged members with it: at once within `syncs_burst`, else with
+    /// whom the next hurried digests meet.
     pub fn start_sync(&mut self, now: Now, with: NodeId) {
         self.now = self.now.max(now);
-        self.send_digest(now, with);
+        self.sync(now, with);
+    }
+
+    /// This member has come (back). When many hosts learn that of one, a few of them compare with it at once; the others
+    /// would only ask it the same.
+    pub fn met(&mut self, now: Now, member: NodeId) {
+        self.now = self.now.max(now);
+        self.meet(now, member);
     }
 
     /// One chunk of what a pulling peer wants, of about `bytes_max` encoded bytes, and the wants that are left: to be
@@ -390,6 +480,7 @@ impl Catalog {
         self.forgotten.retain(|_, forgotten| now < forgotten.until);
         self.tick_pulls(now);
         self.tick_digest(now);
+        self.tick_fetch(now);
         if !self.peers.is_empty() && self.broadcast.due(&self.config).is_some_and(|due| now >= due) {
             self.send_round(now);
         }
@@ -404,7 +495,7 @@ impl Catalog {
     pub fn next_timeout(&self) -> Option<Now> {
         let talk = [Some(self.digest_next), self.broadcast.due(&self.config)];
         let talk = talk.into_iter().filter(|_| !self.peers.is_empty());
-        talk.chain([self.tombstones.due(), self.repair.due()]).flatten().min()
+        talk.chain([self.tombstones.due(), self.repair.due(), self.fetch.due()]).flatten().min()
     }
 
     /// The next thing to do for the owner.
@@ -428,6 +519,7 @@ impl Catalog {
         for (to, message) in messages {
             match message {
                 CatalogMessage::Announce(_) => self.counters.announces_sent += 1,
+                CatalogMessage::Fresh(_) => self.counters.names_sent += 1,
                 _ => self.counters.deltas_sent += 1,
             }
             self.outputs.push_back(Output::Send { to, message });
@@ -435,7 +527,7 @@ impl Catalog {
     }
 
     fn random_peer(&mut self) -> Option<NodeId> {
-        self.peers.choose(&mut self.rng).copied()
+        self.peers.any(&mut self.rng)
     }
 
     fn is_forgotten(&self, origin: NodeId, version: Version) -> bool {
@@ -465,4 +557,8 @@ impl Catalog {
         }
         result
     }
+}
+
+fn reference(record: &Record) -> RecordRef {
+    RecordRef { origin: record.origin(), version: record.version() }
 }

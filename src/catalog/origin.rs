@@ -207,6 +207,22 @@ impl Origin {
             .map(|held| &held.record)
     }
 
+    /// True if a record of this version is held, or lies below the floor.
+    pub(super) fn knows(&self, version: Version) -> bool {
+        let held = self.by_version.range((version, Slot::floor())..).next().is_some_and(|(found, _)| *found == version);
+        held || version < self.floor
+    }
+
+    /// What may be offered to peers of just this version: one record, unless the origin went back in time.
+    pub(super) fn offered_at(&self, version: Version) -> impl Iterator<Item = &Record> {
+        self.by_version
+            .range((version, Slot::floor())..)
+            .take_while(move |(found, _)| *found == version)
+            .filter_map(|(_, slot)| self.records.get(slot))
+            .filter(|held| held.confirmed)
+            .map(|held| &held.record)
+    }
+
     /// What peers are told; `None` while there is nothing that may be offered.
     pub(super) fn summary(&self, origin: NodeId) -> Option<OriginSummary> {
         let newest = self.newest_offered()?;

@@ -6,6 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use super::broadcast::Source;
 use super::digest::bucket_of;
 use super::{Catalog, Output};
 use crate::model::{NodeId, Now, OriginSummary, Record, RecordKind, Version, Want};
@@ -18,13 +19,13 @@ const WANTS_PER_PULL_MAX: usize = 1_024;
 const PENDING_MAX: usize = 16_384;
 /// A pull whose end was never reported does not block its peer and origins for longer.
 const PULL_TIME_MAX: Now = Now::from_secs(120);
-/// After a repair the next digest follows in this part of its interval. It ends with the last difference found.
-const HURRY_PART: u32 = 8;
 /// After a failed pull a peer is left alone for this long: a digest interval.
 const FAILED_PAUSE: Now = Now::from_secs(5);
 /// The first pause after a pull that brought nothing, and the longest.
 const FRUITLESS_PAUSE_MIN: Now = Now::from_secs(15);
-const FRUITLESS_PAUSE_MAX: Now = Now::from_secs(120);
+const FRUITLESS_PAUSE_MAX: Now = Now::from_secs(600);
+/// In this time a peer that lacks something has pulled it.
+const PEER_REPAIR_TIME: Now = Now::from_secs(3);
 /// Fruitless offers remembered.
 const FRUITLESS_MAX: usize = 4_096;
 
@@ -41,6 +42,8 @@ struct Offer {
 struct Pulling {
     offer: Offer,
     after: Version,
+    /// `after` is where this host last held the same as some peer, and not a guess.
+    from_agreement: bool,
     /// The origin's count of changes when the pull began.
     changes: u64,
 }
@@ -81,9 +84,9 @@ impl Repair {
         self.running.values().flat_map(|pull| &pull.origins).any(|pulling| pulling.offer.summary.origin == origin)
     }
 
-    fn note_fruitless(&mut self, now: Now, summary: &OriginSummary) {
+    fn note_fruitless(&mut self, now: Now, summary: &OriginSummary, first: Now) {
         let key = (summary.origin, summary.hash);
-        let pause = self.fruitless.get(&key).map_or(FRUITLESS_PAUSE_MIN, |before| before.pause * 2);
+        let pause = self.fruitless.get(&key).map_or(first, |before| (before.pause * 2).max(FRUITLESS_PAUSE_MIN));
         let pause = pause.min(FRUITLESS_PAUSE_MAX);
         if self.fruitless.len() >= FRUITLESS_MAX {
             self.fruitless.pop_first();
@@ -97,6 +100,10 @@ impl Catalog {
     pub(super) fn consider(&mut self, from: NodeId, summary: OriginSummary, announced: bool) {
         self.confirm_by(&summary);
         if self.want(&summary).is_none() {
+            return;
+        }
+        if !self.pace.may_pull(self.now, summary.origin) {
+            self.counters.pulls_over_rate += 1;
             return;
         }
         let pending = &mut self.repair.pending;
@@ -119,8 +126,9 @@ impl Catalog {
         }
     }
 
-    /// From where on to pull an origin of which a peer holds `summary`; `None` if there is nothing to be had.
-    fn want(&self, summary: &OriginSummary) -> Option<Version> {
+    /// From where on to pull an origin of which a peer holds `summary`, and whether that rests on an agreement; `None` if
+    /// there is nothing to be had.
+    fn want(&self, summary: &OriginSummary) -> Option<(Version, bool)> {
         if self.is_forgotten(summary.origin, summary.newest) {
             return None;
         }
@@ -129,19 +137,25 @@ impl Catalog {
             return None;
         }
         let Some(origin) = self.origins.get(&summary.origin) else {
-            return (self.origins.len() < self.config.origins_max).then_some(Version::ZERO);
+            return (self.origins.len() < self.config.origins_max).then_some((Version::ZERO, false));
         };
-        let behind = origin.newest_offered().is_some_and(|ours| ours > summary.newest);
+        // Of its own records this host lacks nothing but what comes after them.
+        let complete =
+            |ours: Version| ours > summary.newest || (summary.origin == self.local && ours == summary.newest);
+        let behind = origin.newest_offered().is_some_and(complete);
         if origin.hash_offered() == summary.hash || behind {
             return None;
         }
+        if fruitless.is_some() {
+            return Some((Version::ZERO, false));
+        }
         let agreed = origin.agreed(self.buckets[bucket_of(summary.origin)].agreements);
         if agreed > Version::ZERO {
-            Some(agreed)
+            Some((agreed, true))
         } else if summary.newest > origin.newest() {
-            Some(origin.newest())
+            Some((origin.newest(), false))
         } else {
-            Some(Version::ZERO)
+            Some((Version::ZERO, false))
         }
     }
 
@@ -169,9 +183,9 @@ impl Catalog {
         let mut origins = Vec::with_capacity(chosen.len());
         for offer in chosen {
             self.repair.pending.remove(&offer.summary.origin);
-            if let Some(after) = self.want(&offer.summary) {
+            if let Some((after, from_agreement)) = self.want(&offer.summary) {
                 let changes = self.origins.get(&offer.summary.origin).map_or(0, |origin| origin.changes());
-                origins.push(Pulling { offer, after, changes });
+                origins.push(Pulling { offer, after, from_agreement, changes });
             }
         }
         if origins.is_empty() {
@@ -191,14 +205,15 @@ impl Catalog {
         for pulling in pull.origins {
             let changed = self.judge(now, &pulling);
             if changed && pulling.offer.announced {
-                self.broadcast.announce(pulling.offer.summary.origin);
+                let origin = pulling.offer.summary.origin;
+                self.broadcast.announce(now, origin, Source::Copy(from), &self.config);
             }
             repaired |= changed && !pulling.offer.announced;
         }
         let more = self.repair.pending.values().any(|offer| offer.peer == from);
         if repaired {
-            // Where one difference was there are more, and others who have not met theirs.
-            self.digest_next = self.digest_next.min(now + self.config.digest_interval / HURRY_PART);
+            // Where one difference was there are more, and others who have not met theirs. It ends with the last one found.
+            self.hurry(now);
         }
         if repaired && !more {
             // Whether all is equal now: it confirms what came from the store, and shows what no datagram had room for.
@@ -209,7 +224,7 @@ impl Catalog {
 
     /// Draws the conclusions from one origin's pull; true if it changed anything.
     fn judge(&mut self, now: Now, pulling: &Pulling) -> bool {
-        let Pulling { offer, after, changes } = pulling;
+        let Pulling { offer, after, from_agreement, changes } = pulling;
         let summary = &offer.summary;
         self.confirm_by(summary);
         let agreements = self.buckets[bucket_of(summary.origin)].agreements;
@@ -224,11 +239,16 @@ impl Catalog {
         }
         if *after == Version::ZERO {
             if !changed {
-                self.repair.note_fruitless(now, summary);
+                self.repair.note_fruitless(now, summary, FRUITLESS_PAUSE_MIN);
             }
         } else if !equal && newest <= summary.newest {
-            // Something older is missing as well: the whole origin, then.
-            self.repair.pending.entry(summary.origin).or_insert(*offer);
+            if changed || !*from_agreement || offer.announced {
+                // Something older is missing as well: the whole origin, then.
+                self.repair.pending.entry(summary.origin).or_insert(*offer);
+            } else {
+                // Most likely it is the peer that lacks something. It has been told; the whole origin, if that does not help.
+                self.repair.note_fruitless(now, summary, PEER_REPAIR_TIME);
+            }
         }
         changed
     }
@@ -249,8 +269,8 @@ impl Catalog {
             self.repair.running.iter().filter(|(_, pull)| is_lost(pull)).map(|(peer, _)| *peer).collect();
         lost.into_iter().for_each(|peer| self.pull_lost(now, peer));
         self.repair.paused.retain(|_, until| now < *until);
-        // Kept for another pause after its end, so that a repetition doubles it.
-        self.repair.fruitless.retain(|_, fruitless| now < fruitless.until + fruitless.pause);
+        // Kept for a while after its end, so that a repetition asks for everything and doubles the pause.
+        self.repair.fruitless.retain(|_, fruitless| now < fruitless.until + fruitless.pause.max(FRUITLESS_PAUSE_MIN));
         self.start_pulls(now);
     }
 

@@ -171,6 +171,18 @@ impl Client {
         self.block_on(self.ask(Method::PUT, path, Some(body), ANSWER_MAX)).map(|_| ())
     }
 
+    /// A write whose answer is read, also that of a refusal: what it tells of how things stand comes beside the error.
+    pub(super) fn send_json(
+        &self,
+        method: Method,
+        path: &str,
+        body: &Value,
+    ) -> Result<(Value, Option<CliError>), CliError> {
+        let (status, _, body) = self.block_on(self.answer(method, path, Some(body), ANSWER_MAX))?;
+        let error = (!status.is_success()).then(|| refused(status, path, &body));
+        Ok((serde_json::from_slice(&body).unwrap_or_default(), error))
+    }
+
     /// A blocking query (Consul's): answered when what is asked for is no longer at `index`, or after five minutes; at
     /// once with `index` 0. `path` has a query already.
     pub(super) async fn get_changed<T: DeserializeOwned>(
@@ -206,15 +218,25 @@ impl Client {
         body: Option<&Value>,
         longest: Duration,
     ) -> Result<(HeaderMap, Bytes), CliError> {
-        let (status, headers, body) = match tokio::time::timeout(longest, self.exchange(method, path, body)).await {
-            Ok(Ok(answer)) => answer,
-            Ok(Err(error)) => return Err(self.broken(path, &error)),
+        let (status, headers, body) = self.answer(method, path, body, longest).await?;
+        if status.is_success() { Ok((headers, body)) } else { Err(refused(status, path, &body)) }
+    }
+
+    async fn answer(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<&Value>,
+        longest: Duration,
+    ) -> Result<(StatusCode, HeaderMap, Bytes), CliError> {
+        match tokio::time::timeout(longest, self.exchange(method, path, body)).await {
+            Ok(Ok(answer)) => Ok(answer),
+            Ok(Err(error)) => Err(self.broken(path, &error)),
             Err(_) => {
                 let message = format!("the agent at {} has not answered {path} within {longest:?}", self.address);
-                return Err(CliError::failed(message, "see its log: journalctl -u weft").exiting(EXIT_UNREACHABLE));
+                Err(CliError::failed(message, "see its log: journalctl -u weft").exiting(EXIT_UNREACHABLE))
             }
-        };
-        if status.is_success() { Ok((headers, body)) } else { Err(refused(status, path, &body)) }
+        }
     }
 
     async fn exchange(

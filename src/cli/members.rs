@@ -40,6 +40,11 @@ struct ToldByWeft {
     zone: String,
     mesh_reachable: bool,
     version: String,
+    /// An agent of an older version does not tell.
+    #[serde(default)]
+    protocol: Option<u8>,
+    #[serde(default)]
+    protocol_max: Option<u8>,
     local: bool,
 }
 
@@ -59,6 +64,9 @@ pub(super) struct Member {
     pub(super) mesh: &'static str,
     zone: String,
     version: String,
+    /// The version of the gossip protocol that is spoken with it, and the highest that it has told.
+    protocol: Option<u8>,
+    protocol_max: Option<u8>,
     id: String,
     pub(super) local: bool,
 }
@@ -77,6 +85,8 @@ impl From<Told> for Member {
             mesh,
             zone: told.weft.zone,
             version: told.weft.version,
+            protocol: told.weft.protocol,
+            protocol_max: told.weft.protocol_max,
             id: told.weft.id,
             local: told.weft.local,
         }
@@ -119,8 +129,9 @@ mod tests {
 
     fn told(state: MemberState, mesh_reachable: bool) -> Member {
         let id = "01".repeat(16);
-        let weft =
-            ToldByWeft { id, state, zone: "eu-1a".into(), mesh_reachable, version: "0.1.0".into(), local: false };
+        let (zone, version) = ("eu-1a".into(), "0.1.0".into());
+        let (protocol, protocol_max) = (Some(2), Some(3));
+        let weft = ToldByWeft { id, state, zone, mesh_reachable, version, protocol, protocol_max, local: false };
         Told { name: "web-01".into(), addr: "10.0.0.1".parse().unwrap(), port: 7946, weft }.into()
     }
 

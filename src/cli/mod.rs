@@ -13,6 +13,7 @@ mod enroll;
 mod explain;
 mod force_leave;
 mod join;
+mod keyring;
 mod leave;
 mod log;
 mod maint;
@@ -74,6 +75,7 @@ enum Verb {
     ForceLeave(force_leave::Args),
     Validate(validate::Args),
     Reload(reload::Args),
+    Keyring(keyring::Args),
     Ca(ca::Args),
     Token(token::Args),
     Enroll(enroll::Args),
@@ -110,6 +112,7 @@ fn run(cli: Cli) -> Result<(), CliError> {
         Verb::Dev(args) => dev::run(&args, &globals),
         Verb::DevHost(args) => dev::run_host(&args),
         Verb::Validate(args) => validate::run(&args, &globals),
+        Verb::Keyring(args) => keyring::run(&args, &globals),
         Verb::Ca(args) => ca::run(&args, &globals),
         Verb::Token(args) => token::run(&args, &globals),
         Verb::Enroll(args) => enroll::run(&args, &globals),

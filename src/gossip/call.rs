@@ -13,6 +13,7 @@ use tokio_rustls::TlsStream;
 use tracing::debug;
 
 use super::driver::Shared;
+use super::keyring::{self, KeyringCall};
 use super::message::{Channel, StreamError};
 use super::serve::{PULL_MESSAGES_MAX, SYNC_MESSAGES_MAX, parts};
 use super::socket::canonical;
@@ -55,6 +56,15 @@ impl Calls {
             let _slot = if probe { None } else { bulk.acquire().await.ok() };
             call(&shared, command).await;
         });
+    }
+}
+
+impl Calls {
+    /// Starts a call about a keyring. Whoever asks bounds how many there are.
+    pub(super) fn start_keyring(&mut self, call: KeyringCall) {
+        while self.tasks.try_join_next().is_some() {}
+        let shared = self.shared.clone();
+        self.tasks.spawn(async move { keyring::call(&shared, call).await });
     }
 }
 
@@ -112,8 +122,12 @@ async fn sync(
         theirs.extend(claims);
         if !more {
             let peer = channel.peer;
+            // Told first: the rest waits for the other host once or twice more.
+            let told = shared.events.send(Event::Synced { to, peer, claims: theirs }).await;
+            told.map_err(|_| StreamError::OwnerGone)?;
+            keyring::after_sync(shared, &mut channel).await;
             channel.close().await;
-            return Ok(Some(Event::Synced { to, peer, claims: theirs }));
+            return Ok(None);
         }
     }
     Err(StreamError::Unexpected("a list of members without end"))
@@ -152,7 +166,7 @@ async fn probe(shared: &Shared, target: NodeId, to: SocketAddr, number: u64) -> 
     }
 }
 
-async fn open(shared: &Shared, to: SocketAddr, expect: Option<NodeId>) -> Result<Channel<'_>, StreamError> {
+pub(super) async fn open(shared: &Shared, to: SocketAddr, expect: Option<NodeId>) -> Result<Channel<'_>, StreamError> {
     let opening = async {
         let tcp = TcpStream::connect(canonical(to)).await.map_err(StreamError::Connect)?;
         let _ = tcp.set_nodelay(true);

@@ -53,7 +53,7 @@ counters! {
     rejected_malformed,
     /// Datagrams over the limit of 1,200 bytes.
     rejected_oversize,
-    /// Datagrams made without the gossip key, for another cluster, or damaged.
+    /// Datagrams made without a key of the keyring, for another cluster, or damaged.
     rejected_unauthenticated,
     /// Datagrams that came before, or too late to tell.
     rejected_replayed,
@@ -61,10 +61,18 @@ counters! {
     rejected_old_epoch,
     /// Datagrams that name this host as their sender: reflected, or another host has this host's identity.
     rejected_own_id,
+    /// Authentic datagrams that were sealed with another key of the keyring than this host's primary.
+    packets_older_key,
     /// Authentic datagrams thrown away because the owner was behind.
     packets_dropped,
     /// Datagrams that could not be sent: too large, or refused by the system.
     packets_unsent,
+    /// Datagrams not sent because their receiver's version has no such message.
+    packets_not_in_version,
+    /// Datagrams received that only later versions read; upgrade this agent.
+    packets_newer,
+    /// Datagrams sent to tell a host how far this one reads.
+    hellos_out,
     /// Streams accepted from other hosts, handshake done.
     streams_in,
     /// Streams opened to other hosts, handshake done.
@@ -77,6 +85,8 @@ counters! {
     stream_bytes_in,
     /// Bytes of messages sent over streams, before encryption.
     stream_bytes_out,
+    /// Requests not sent because the other host's version has no such request.
+    requests_not_in_version,
     /// Commands refused because too many streams were waiting.
     calls_refused,
 }

@@ -17,6 +17,7 @@ use tokio_rustls::TlsStream;
 use super::{ALPN, Counters, Identify};
 use crate::model::NodeId;
 use crate::wire::codec::CodecError;
+use crate::wire::protocol::Versioned;
 use crate::wire::stream;
 
 /// A stream whose other side is known.
@@ -24,6 +25,8 @@ pub(super) struct Channel<'a> {
     tls: TlsStream<TcpStream>,
     /// Who is at the other end.
     pub(super) peer: NodeId,
+    /// The version of the messages that both sides agreed on.
+    pub(super) version: u8,
     deadline: Duration,
     counters: &'a Counters,
 }
@@ -66,25 +69,28 @@ impl<'a> Channel<'a> {
         counters: &'a Counters,
     ) -> Result<Channel<'a>, StreamError> {
         let (_, session) = tls.get_ref();
-        if session.alpn_protocol() != Some(ALPN) {
-            return Err(StreamError::Protocol);
-        }
+        let spoken = (1..).zip(ALPN).find(|(_, protocol)| session.alpn_protocol() == Some(protocol));
+        let (version, _) = spoken.ok_or(StreamError::Protocol)?;
         let certificates: &[CertificateDer<'_>] = session.peer_certificates().unwrap_or_default();
         let peer = identify(certificates).ok_or(StreamError::NoNode)?;
-        Ok(Channel { tls, peer, deadline, counters })
+        Ok(Channel { tls, peer, version, deadline, counters })
     }
 
     /// Reads one message.
-    pub(super) async fn read<T: DeserializeOwned>(&mut self) -> Result<T, StreamError> {
+    pub(super) async fn read<T: DeserializeOwned + Versioned>(&mut self) -> Result<T, StreamError> {
         let body = timeout(self.deadline, read_body(&mut self.tls)).await;
         let body = body.map_err(|_| StreamError::Deadline("the other host's message"))??;
         self.counters.stream_bytes_in.add(stream::PREFIX_BYTES + body.len());
-        Ok(stream::decode(&body)?)
+        Ok(stream::decode_in(&body, self.version)?)
     }
 
     /// Writes one message.
-    pub(super) async fn write<T: Serialize>(&mut self, message: &T) -> Result<(), StreamError> {
-        let bytes = stream::encode(message)?;
+    pub(super) async fn write<T: Serialize + Versioned>(&mut self, message: &T) -> Result<(), StreamError> {
+        let bytes = stream::encode_in(message, self.version).inspect_err(|error| {
+            if matches!(error, CodecError::NotInVersion { .. }) {
+                self.counters.requests_not_in_version.increment();
+            }
+        })?;
         let writing = async {
             self.tls.write_all(&bytes).await?;
             self.tls.flush().await

@@ -7,7 +7,9 @@
 mod call;
 mod counters;
 mod driver;
+mod keyring;
 mod message;
+mod peers;
 mod serve;
 mod socket;
 #[cfg(test)]
@@ -22,13 +24,16 @@ use tokio::sync::oneshot;
 
 pub use counters::{Counter, Counters};
 pub use driver::{Bound, bind};
+pub use keyring::{KeyringAsk, KeyringCall, KeyringLink, KeyringTold};
+pub use peers::Peers;
 
 use crate::model::{CatalogMessage, Claim, NodeId, Record, SwimMessage, Want};
 use crate::wire::packet::Datagram;
-use crate::wire::seal::GossipKey;
+use crate::wire::protocol::PROTOCOL_MAX;
 
-/// The application protocol (RFC 7301) of gossip streams. Both TLS configurations must offer it and nothing else.
-pub const ALPN: &[u8] = b"weft-gossip";
+/// The application protocols (RFC 7301) of gossip streams, one for each version of the messages on them, the first version
+/// first. The driver offers those that it speaks, whatever the TLS configurations that it is given say.
+pub const ALPN: [&[u8]; PROTOCOL_MAX as usize] = [b"weft-gossip", b"weft-gossip/2"];
 
 /// What other hosts said, and how the owner's commands ended.
 #[derive(Debug)]
@@ -117,6 +122,8 @@ pub enum Command {
     Send {
         /// Where.
         to: SocketAddr,
+        /// Who is expected there: decides the version that it is written in.
+        node: Option<NodeId>,
         /// What.
         datagram: Datagram,
     },
@@ -180,8 +187,8 @@ pub struct Settings {
     pub local: NodeId,
     /// This start of the agent: never used before (see `wire::seal`).
     pub epoch: u64,
-    /// The cluster's gossip key.
-    pub key: GossipKey,
+    /// The cluster's gossip keys, which may change at any time.
+    pub keyring: KeyringLink,
     /// For streams to other hosts; presents this host's certificate.
     pub client_tls: Arc<rustls::ClientConfig>,
     /// For streams from other hosts; demands their certificate.
@@ -192,6 +199,8 @@ pub struct Settings {
     pub identify: Identify,
     /// Time limits of streams.
     pub deadlines: Deadlines,
+    /// The highest version of the protocol to speak; [`PROTOCOL_MAX`] but for tests of older ones.
+    pub protocol_max: u8,
 }
 
 /// Why the driver did not start.

@@ -16,6 +16,7 @@ use tracing::debug;
 
 use super::Event;
 use super::driver::Shared;
+use super::keyring;
 use super::message::{Channel, StreamError};
 use super::socket::canonical;
 use crate::model::{Claim, NodeId, Want};
@@ -87,12 +88,17 @@ async fn handshake(shared: &Shared, tcp: TcpStream) -> Result<Channel<'_>, Strea
 
 async fn answer(shared: &Shared, channel: &mut Channel<'_>) -> Result<(), StreamError> {
     match channel.read().await? {
-        StreamRequest::Sync { claims, more } => answer_sync(shared, channel, claims, more).await,
+        StreamRequest::Sync { claims, more } => {
+            answer_sync(shared, channel, claims, more).await?;
+            keyring::serve_after_sync(shared, channel).await;
+            Ok(())
+        }
         StreamRequest::Pull { wants } => answer_pull(shared, channel, wants).await,
         StreamRequest::Ping { number, target } if target == shared.local => {
             channel.write(&StreamReply::Pong { number }).await
         }
         StreamRequest::Ping { .. } => Err(StreamError::Unexpected("a ping for another host")),
+        request => keyring::serve(shared, channel, request).await,
     }
 }
 

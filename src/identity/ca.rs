@@ -20,9 +20,8 @@ use super::certificate::{CLOCK_SLACK, check_cluster, node_params, params, unix_s
 use super::files::{self, Home};
 use super::installed::{self, Parts};
 use super::record_key::id_as_text;
-use super::{IdentityError, PeerIdentity, RecordKey};
+use super::{IdentityError, PeerIdentity, RecordKey, new_gossip_key};
 use crate::model::{NodeId, NodeName};
-use crate::wire::seal::GossipKey;
 
 /// Root and issuer last as long as the machines they serve; what is renewed is the node certificate.
 const CA_LIFETIME: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
@@ -101,8 +100,6 @@ fn enrol_first_host(
     // The first host may speak for every service: whoever owns the CA may do so anyway.
     let subject = Subject { cluster, name, record_key: &record_key.public(), grants: &["*".to_owned()] };
     let certificates = authority.issue(&subject, &tls_key, now)?;
-    let mut gossip_key = [0; 32];
-    aws_lc_rs::rand::fill(&mut gossip_key).map_err(|_| IdentityError::Crypto("give random bytes"))?;
     installed::install(
         home,
         &Parts {
@@ -110,7 +107,7 @@ fn enrol_first_host(
             tls_key,
             record_key: record_key.clone(),
             roots: vec![root.to_vec()],
-            gossip_key: GossipKey(gossip_key),
+            gossip_key: new_gossip_key()?,
             cluster: cluster.to_owned(),
             issuer: None,
         },

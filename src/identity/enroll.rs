@@ -34,8 +34,9 @@ use super::installed::{self, Parts, existing_record_key, root_store};
 use super::record_key::id_as_text;
 use super::tls::{Alpn, crypto_provider, node_server_name};
 use super::token::JoinToken;
-use super::{Identity, IdentityError, PeerIdentity, RecordKey};
+use super::{Identity, IdentityError, PeerIdentity, RecordKey, keyring};
 use crate::model::{NodeId, NodeName};
+use crate::wire::keyring::Keyring;
 use crate::wire::seal::GossipKey;
 
 /// Connecting, the handshake, and the answer each get this long. The issuer gives itself 10 s.
@@ -79,28 +80,34 @@ pub async fn enroll(token: &str, data_dir: &Path, name: &NodeName) -> Result<Enr
         proof: Blob(record_key.sign(&proof_bytes(&binding, csr.der())).to_vec()),
         time_unix_s: unix_s(SystemTime::now()),
     });
-    let Reply::Enrolled { certificates, roots, gossip_key } = ask(&mut stream, issuer, &request).await? else {
+    let Reply::Enrolled { certificates, roots, gossip_key, keyring } = ask(&mut stream, issuer, &request).await? else {
         return Err(bad_reply(issuer, "it answers another question"));
     };
     let pinned = roots.into_iter().map(|root| root.0).find(|root| fingerprint(root) == token.root_sha256);
     let root = pinned.ok_or_else(|| bad_reply(issuer, "the pinned root is not in it"))?;
     let gossip_key = gossip_key.0.try_into().map_err(|_| bad_reply(issuer, "its gossip key is not 32 bytes"))?;
+    let keyring = match keyring {
+        Some(bytes) => Keyring::decode(&bytes.0).map_err(|error| bad_reply(issuer, &error.to_string()))?,
+        None => Keyring::new(GossipKey(gossip_key)),
+    };
     let parts = Parts {
         certificates: certificates.into_iter().map(|certificate| certificate.0).collect(),
         tls_key,
         record_key,
-        roots: vec![root],
+        roots: vec![root.clone()],
         gossip_key: GossipKey(gossip_key),
         cluster: token.cluster,
         issuer: Some(issuer),
     };
     let enrolled = check(&parts, name, issuer)?;
-    put_in_force(home, parts).await?;
+    put_in_force(home.clone(), parts).await?;
+    // Last: under another CA's identity it would not count, and a host without it asks others by stream.
+    off_thread(move || keyring::adopt(&home, &root, &keyring)).await?;
     Ok(enrolled)
 }
 
 /// Gets this host its next certificate: from its own CA if it is the issuer, else from the issuer at `issuer_address`,
-/// or where it last was if that is not known better. Record key, roots and gossip key stay. Load the identity again
+/// or where it last was if that is not known better. Record key, roots and gossip keyring stay. Load the identity again
 /// afterwards, and hand it to `TlsContexts::replace_certificate`.
 pub async fn renew(data_dir: &Path, issuer_address: Option<SocketAddr>) -> Result<Enrolled, IdentityError> {
     let identity = Identity::load(data_dir)?;
@@ -120,7 +127,7 @@ pub async fn renew(data_dir: &Path, issuer_address: Option<SocketAddr>) -> Resul
         tls_key,
         record_key: identity.record_key,
         roots: identity.root_certificates.iter().map(|root| root.to_vec()).collect(),
-        gossip_key: identity.gossip_key,
+        gossip_key: identity.keyring.primary_key().clone(),
         cluster: identity.cluster,
         issuer: (issuer != own).then_some(issuer),
     };
@@ -206,8 +213,12 @@ fn check(parts: &Parts, name: &NodeName, issuer: SocketAddr) -> Result<Enrolled,
 }
 
 async fn put_in_force(home: Home, parts: Parts) -> Result<(), IdentityError> {
-    let installed = tokio::task::spawn_blocking(move || installed::install(&home, &parts));
-    installed.await.unwrap_or(Err(IdentityError::Crypto("finish writing the identity")))
+    off_thread(move || installed::install(&home, &parts)).await
+}
+
+async fn off_thread(write: impl FnOnce() -> Result<(), IdentityError> + Send + 'static) -> Result<(), IdentityError> {
+    let written = tokio::task::spawn_blocking(write).await;
+    written.unwrap_or(Err(IdentityError::Crypto("finish writing the identity")))
 }
 
 /// The issuer's certificate holds under the pinned root; it must also be the issuer's.

@@ -12,7 +12,7 @@ use crate::model::NodeName;
 
 /// A request holds a token, a name and a CSR: less than 2 KiB.
 pub(super) const REQUEST_BYTES_MAX: usize = 16 * 1024;
-/// A reply holds a chain, roots and a key: less than 8 KiB.
+/// A reply holds a chain, roots and a keyring: less than 8 KiB, and 40 KiB if all that it can hold is in it.
 pub(super) const REPLY_BYTES_MAX: usize = 64 * 1024;
 
 const BINDING_LABEL: &[u8] = b"EXPORTER-weft-enroll";
@@ -66,8 +66,11 @@ pub(super) enum Reply {
         certificates: Vec<Blob>,
         /// DER; the pinned one is among them.
         roots: Vec<Blob>,
-        /// 32 bytes.
+        /// 32 bytes: the keyring's primary.
         gossip_key: Blob,
+        /// The whole keyring (`wire::keyring`). An older issuer has none, an older host does not read it.
+        #[serde(default)]
+        keyring: Option<Blob>,
     },
     /// Here is the next certificate.
     Renewed {

@@ -1,6 +1,6 @@
 //! The identity of this host as it lies on disk: `DATA_DIR/identity/{node.pem, node.key, record.key, roots.pem,
 //! gossip.key, cluster, issuer}`. Files come in through [`Identity::load`], which checks that they belong together; a
-//! new set goes out through `install`, whole.
+//! new set goes out through `install`, whole. The gossip keyring lies beside it (`keyring`).
 
 use std::io::ErrorKind;
 use std::net::SocketAddr;
@@ -20,15 +20,16 @@ use super::certificate::unix_s;
 use super::files::{self, Home};
 use super::peer::{CERTIFICATE_BYTES_MAX, CHAIN_CERTIFICATES_MAX};
 use super::tls::{TlsContexts, crypto_provider};
-use super::{IdentityError, PeerError, PeerIdentity, RecordKey};
+use super::{IdentityError, PeerError, PeerIdentity, RecordKey, keyring};
 use crate::model::{NodeId, NodeName};
+use crate::wire::keyring::Keyring;
 use crate::wire::seal::GossipKey;
 
 const NODE_PEM: &str = "node.pem";
 const NODE_KEY: &str = "node.key";
 const RECORD_KEY: &str = "record.key";
 const ROOTS_PEM: &str = "roots.pem";
-const GOSSIP_KEY: &str = "gossip.key";
+pub(super) const GOSSIP_KEY: &str = "gossip.key";
 const CLUSTER: &str = "cluster";
 const ISSUER: &str = "issuer";
 
@@ -42,6 +43,7 @@ pub(super) struct Parts {
     pub(super) tls_key: KeyPair,
     pub(super) record_key: RecordKey,
     pub(super) roots: Vec<Vec<u8>>,
+    /// The primary of the keyring.
     pub(super) gossip_key: GossipKey,
     pub(super) cluster: String,
     /// Who renews the certificate; `None` on the issuer itself.
@@ -55,7 +57,7 @@ pub(super) fn install(home: &Home, parts: &Parts) -> Result<(), IdentityError> {
         (RECORD_KEY, parts.record_key.to_pem()),
         (NODE_KEY, parts.tls_key.serialize_pem().into_bytes()),
         (ROOTS_PEM, chain(&parts.roots).into_bytes()),
-        (GOSSIP_KEY, (data_encoding::BASE64.encode(&parts.gossip_key.0) + "\n").into_bytes()),
+        (GOSSIP_KEY, gossip_key_text(&parts.gossip_key)),
         (CLUSTER, format!("{}\n", parts.cluster).into_bytes()),
         (NODE_PEM, chain(&parts.certificates).into_bytes()),
     ];
@@ -84,8 +86,8 @@ pub struct Identity {
     pub not_before: SystemTime,
     /// Until when its certificate holds.
     pub not_after: SystemTime,
-    /// Seals gossip packets.
-    pub gossip_key: GossipKey,
+    /// Seals gossip packets and opens them, as it was on disk when this was loaded.
+    pub keyring: Keyring,
     /// Who renews its certificate; `None` on the issuer itself.
     pub issuer: Option<SocketAddr>,
     pub(super) certified: Arc<CertifiedKey>,
@@ -100,7 +102,7 @@ impl Identity {
         let mut attempt = 1;
         loop {
             let directory = files::identity_directory(data_dir)?;
-            match Identity::load_from(&directory) {
+            match Identity::load_from(data_dir, &directory) {
                 Err(IdentityError::Io { source, .. })
                     if source.kind() == ErrorKind::NotFound && attempt < LOAD_ATTEMPTS && !directory.exists() =>
                 {
@@ -111,7 +113,7 @@ impl Identity {
         }
     }
 
-    fn load_from(directory: &Path) -> Result<Identity, IdentityError> {
+    fn load_from(data_dir: &Path, directory: &Path) -> Result<Identity, IdentityError> {
         let at = |file: &str| directory.join(file);
         let chain = certificates_in(&at(NODE_PEM))?;
         let leaf = PeerIdentity::from_certs(Some(&chain)).map_err(|e| IdentityError::damaged(at(NODE_PEM), &e))?;
@@ -136,7 +138,7 @@ impl Identity {
             grants: leaf.grants,
             not_before: leaf.not_before,
             not_after: leaf.not_after,
-            gossip_key: gossip_key_in(&at(GOSSIP_KEY))?,
+            keyring: keyring::load(data_dir, &root_certificates[0], gossip_key_in(&at(GOSSIP_KEY))?),
             issuer: issuer_in(&at(ISSUER))?,
             certified,
             root_certificates,
@@ -207,6 +209,11 @@ fn certified_key(path: &Path, chain: &[CertificateDer<'static>]) -> Result<Arc<C
     // Also checks that the key is the leaf's.
     let certified = CertifiedKey::from_der(chain.to_vec(), key, &crypto_provider());
     certified.map(Arc::new).map_err(|error| IdentityError::damaged(path, &error))
+}
+
+/// What `gossip.key` holds.
+pub(super) fn gossip_key_text(key: &GossipKey) -> Vec<u8> {
+    (data_encoding::BASE64.encode(&key.0) + "\n").into_bytes()
 }
 
 fn gossip_key_in(path: &Path) -> Result<GossipKey, IdentityError> {

@@ -140,10 +140,12 @@ fn enroll(
     let (identity, authority) = (Identity::load(data_dir)?, Authority::load(data_dir)?);
     let grants = ledger.spend(&attempt)??;
     let subject = Subject { cluster: &identity.cluster, name, record_key: &record_key, grants: &grants };
+    let keyring = identity.keyring;
     let reply = Reply::Enrolled {
         certificates: authority.issue(&subject, &key, now)?.into_iter().map(Blob).collect(),
         roots: identity.root_certificates.iter().map(|root| Blob(root.to_vec())).collect(),
-        gossip_key: Blob(identity.gossip_key.0.to_vec()),
+        gossip_key: Blob(keyring.primary_key().0.to_vec()),
+        keyring: keyring.encode().ok().map(Blob),
     };
     Ok((reply, EnrollOutcome::Issued { node, name: name.clone(), renewed: false }))
 }

@@ -62,8 +62,18 @@ pub struct Claim {
     pub state: MemberState,
     /// Who makes the claim: the accuser of a `Suspect` (Lifeguard counts independent ones), else the member itself.
     pub from: NodeId,
-    /// The member's signature over an `Alive` or `Left` claim, relayed as it came; empty where there is none.
+    /// What the member itself added to its `Alive` or `Left` claim: nothing yet, a signature one day. Every version keeps it and
+    /// passes it on as it came, read or not; so this, and no new field, is where later versions put what they add.
     pub proof: Vec<u8>,
+}
+
+/// How far this host and another understand each other, for people: versions of the gossip protocol.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ProtocolVersions {
+    /// What is spoken to it.
+    pub current: u8,
+    /// The highest that it reads, as far as it has told.
+    pub highest: u8,
 }
 
 /// The question part of a datagram.

@@ -16,12 +16,12 @@ mod traffic;
 pub use directory::{Directory, Freshness, Node, Service, VipTarget};
 pub use id::{NodeId, NodeIdError};
 pub use instance::{CheckStatus, Health, Instance, NodeFacts, Protocol, Weights};
-pub use membership::{Claim, MemberState, Probe, SwimMessage};
+pub use membership::{Claim, MemberState, Probe, ProtocolVersions, SwimMessage};
 pub use name::{NameError, NodeName, ServiceId, ServiceName, Tag};
 pub use record::{
     Header, RECORD_BYTES_MAX, RECORD_KEY_BYTES_MAX, Record, RecordError, RecordId, RecordKind, SIGNATURE_BYTES, Version,
 };
-pub use replication::{BUCKETS, BucketDigest, CatalogMessage, OriginSummary, Want};
+pub use replication::{BUCKETS, BucketDigest, CatalogMessage, OriginSummary, RecordRef, Want};
 pub use traffic::{BUCKET_BOUNDS_US, Direction, Edge, Traffic};
 
 /// A point in time: the duration since the agent's start (or the simulation's). Cores take it as an argument and never

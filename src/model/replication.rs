@@ -31,7 +31,19 @@ pub struct Want {
     pub after: Version,
 }
 
+/// Names one version of one record without carrying it: an origin writes each version once.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct RecordRef {
+    /// Whose record.
+    pub origin: NodeId,
+    /// Its place in the origin's log.
+    pub version: Version,
+}
+
 /// One catalog message. Each fits a datagram; what does not is pulled over a stream by [`Want`].
+///
+/// The encoding numbers the variants: new ones go at the end. Agents of protocol version 1 know the first four and drop
+/// the others, so nothing may rest on an answer to those.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum CatalogMessage {
     /// Fresh records.
@@ -49,4 +61,8 @@ pub enum CatalogMessage {
         /// False if more origins are in the bucket than `origins` tells.
         complete: bool,
     },
+    /// "I hold these fresh records": whoever lacks one asks for it.
+    Fresh(Vec<RecordRef>),
+    /// "Send me these", answered by `Delta` with those that are held.
+    Request(Vec<RecordRef>),
 }

@@ -6,6 +6,8 @@
 //! incarnation       SWIM's, so that a restarted host outbids what was said of it
 //! vips.json         the addresses given to services
 //! rises             how often in a row this host met records of its own from a later start
+//! in-hand           which foreign records are being handled (see `journal`)
+//! quarantine.json   records that are not touched any more (see `quarantined`)
 //! registrations/, maintenance.json    what came by the API (see `registrations`)
 //! catalog/          sled: records and members, a cache that gossip can refill
 //! catalog.next/     the same, begun because `catalog/` did not open in time; takes its place at the next start
@@ -17,8 +19,10 @@
 
 mod cache;
 mod file;
+mod journal;
 mod lock;
 mod open;
+mod quarantined;
 mod registrations;
 mod writer;
 
@@ -33,7 +37,9 @@ use std::path::{Path, PathBuf};
 use crate::model::{Claim, Record, RecordId};
 
 pub use file::write_atomically;
+pub use journal::{InHand, Journal};
 pub use open::{MovedAside, Opened};
+pub use quarantined::{Quarantine, Quarantined};
 pub use registrations::{FileChange, Kept, REGISTRATION_BYTES_MAX, Registration, Registrations, set_aside};
 pub use writer::{FilesDone, StoreWriter};
 

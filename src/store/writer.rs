@@ -14,7 +14,7 @@ use tokio::sync::oneshot;
 
 use crate::model::{Claim, Record, RecordId};
 
-use super::{FileChange, Store, StoreError};
+use super::{FileChange, Quarantine, Store, StoreError};
 
 /// An fsync costs a disk more than the rest together; a cache may lose this much to a power cut.
 const FLUSH_INTERVAL: Duration = Duration::from_secs(1);
@@ -35,14 +35,15 @@ struct Pending {
     incarnation: Option<u64>,
     epoch_seen: Option<u64>,
     rises: Option<u64>,
+    quarantine: Option<Quarantine>,
     closing: bool,
 }
 
 impl Pending {
     fn is_empty(&self) -> bool {
-        let Pending { files, records, members, vips, incarnation, epoch_seen, rises, closing: _ } = self;
+        let Pending { files, records, members, vips, incarnation, epoch_seen, rises, quarantine, closing: _ } = self;
         let numbers = [incarnation, epoch_seen, rises].into_iter().all(Option::is_none);
-        files.is_empty() && records.is_empty() && members.is_none() && vips.is_none() && numbers
+        files.is_empty() && records.is_empty() && members.is_none() && vips.is_none() && quarantine.is_none() && numbers
     }
 }
 
@@ -128,6 +129,11 @@ impl StoreWriter {
         self.shared.change(|pending| pending.rises = Some(rises));
     }
 
+    /// Keeps exactly these records in quarantine.
+    pub fn save_quarantine(&self, quarantine: Quarantine) {
+        self.shared.change(|pending| pending.quarantine = Some(quarantine));
+    }
+
     /// Writes that failed since the start; the log has each of them.
     pub fn failures(&self) -> u64 {
         self.shared.failures.load(Ordering::Relaxed)
@@ -186,7 +192,7 @@ fn next(shared: &Shared, flush_due: Option<Instant>) -> Pending {
 }
 
 fn write(store: &Store, shared: &Shared, batch: Pending) {
-    let Pending { files, records, members, vips, incarnation, epoch_seen, rises, closing: _ } = batch;
+    let Pending { files, records, members, vips, incarnation, epoch_seen, rises, quarantine, closing: _ } = batch;
     // First: somebody waits for these.
     for (changes, done) in files {
         let changed = store.change_files(&changes);
@@ -196,6 +202,9 @@ fn write(store: &Store, shared: &Shared, batch: Pending) {
         }
         // Who asked may have given up.
         let _ = done.send(changed);
+    }
+    if let Some(quarantine) = quarantine {
+        count(shared, store.save_quarantine(&quarantine));
     }
     if let Some(rises) = rises {
         count(shared, store.set_rises(rises));

@@ -41,11 +41,8 @@ impl Budget {
             self.since = now;
         }
         let may = self.left > 0;
-        if may {
-            self.left -= 1
-        } else {
-            self.withheld += 1
-        }
+        self.left -= u32::from(may);
+        self.withheld += u64::from(!may);
         may
     }
 

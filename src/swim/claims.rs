@@ -81,6 +81,9 @@ impl Swim {
             }
         }
         if supersedes((claim.incarnation, claim.state), held) {
+            if held.1 == MemberState::Failed && claim.state == MemberState::Alive {
+                self.note_risen(now);
+            }
             self.adopt(now, claim, via);
         } else if claim.state == MemberState::Suspect && held == (claim.incarnation, MemberState::Suspect) {
             self.confirm(now, claim);
@@ -91,12 +94,13 @@ impl Swim {
     pub(super) fn adopt(&mut self, now: Now, claim: Claim, via: Via) {
         let node = claim.node;
         self.write(now, claim.clone());
-        let ended = self.suspicions.remove(&node);
+        let ended = self.suspicions.remove(node);
         if claim.state == MemberState::Failed && ended.is_some_and(|suspicion| suspicion.is_only_by(self.me.node)) {
             self.budget.give_back();
         }
         if claim.state == MemberState::Suspect {
-            let suspicion = Suspicion::new(now, &self.config, self.hosts(), claim.from);
+            let pace = self.pace.factor(self.config.probe_timeout);
+            let suspicion = Suspicion::new(now, &self.config, self.hosts(), claim.from, pace);
             self.suspicions.insert(node, suspicion);
             self.offer_second_opinion(now, node, claim.from);
         }
@@ -106,9 +110,8 @@ impl Swim {
     }
 
     fn confirm(&mut self, now: Now, claim: Claim) {
-        let Some(suspicion) = self.suspicions.get_mut(&claim.node) else { return };
-        let alone = suspicion.is_only_by(self.me.node);
-        if suspicion.confirm(claim.from) {
+        let alone = self.suspicions.get(claim.node).is_some_and(|suspicion| suspicion.is_only_by(self.me.node));
+        if self.suspicions.confirm(claim.node, claim.from) {
             if alone {
                 self.budget.give_back();
             }
@@ -145,22 +148,19 @@ impl Swim {
 
     /// Ends the suspicions that nobody refuted in time.
     pub(super) fn bury_overdue(&mut self, now: Now) {
-        let is_overdue = |suspicion: &Suspicion| suspicion.deadline() <= now;
-        if self.contact.is_frozen() || !self.suspicions.values().any(is_overdue) {
+        if self.contact.is_frozen() || self.suspicions.next_deadline().is_none_or(|deadline| now < deadline) {
             return;
         }
         self.judge_contact(now);
         if self.contact.is_frozen() {
             return;
         }
-        let overdue = self.suspicions.iter().filter(|(_, suspicion)| is_overdue(suspicion));
-        let overdue: Vec<NodeId> = overdue.map(|(node, _)| *node).collect();
-        for node in overdue {
-            if let Some(accuser) = self.suspicions.get(&node).and_then(Suspicion::unconfirmed) {
+        for node in self.suspicions.overdue(now) {
+            if let Some(accuser) = self.suspicions.get(node).and_then(Suspicion::unconfirmed) {
                 self.ask_again(now, node, accuser);
                 continue;
             }
-            self.suspicions.remove(&node);
+            self.suspicions.remove(node);
             let Some(member) = self.members.get(node) else { continue };
             let claim = Claim { state: MemberState::Failed, from: self.me.node, ..member.claim() };
             self.adopt(now, claim, Via::Datagram);
@@ -169,9 +169,7 @@ impl Swim {
 
     /// Nobody has confirmed the accusation in all its time: the suspect gets that time again, and others are asked anew.
     fn ask_again(&mut self, now: Now, node: NodeId, accuser: NodeId) {
-        if let Some(suspicion) = self.suspicions.get_mut(&node) {
-            suspicion.restart(now);
-        }
+        self.suspicions.restart(now, node);
         if accuser != self.me.node {
             return self.offer_second_opinion(now, node, accuser);
         }

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use super::Swim;
 use super::config::HEALTH_SCORE_MAX;
-use crate::model::{MemberState, NodeId, Now};
+use crate::model::{MemberState, Now};
 
 /// With fewer peers, losing all of them is an everyday event (one host of two, two of three).
 const FREEZE_PEERS_MIN: usize = 3;
@@ -20,6 +20,12 @@ const LOSS_ACCEPTED_AFTER: Duration = Duration::from_secs(600);
 /// Silence of all peers for so many probe intervals, with a probe, its helpers and its stream failed meanwhile, means that
 /// this host is cut off. It must be shorter than an unconfirmed suspicion.
 const SILENCE_INTERVALS: u32 = 4;
+
+/// Members that rise within this time rise together.
+const RISE_WINDOW: Duration = Duration::from_secs(10);
+/// That many of them at least, and that part of the fleet, mean that a cut has healed.
+const RISEN_MIN: usize = 3;
+const RISEN_PART: usize = 20;
 
 /// So long after first contact this host counts as a newcomer, whose exchanges tell it what others know already.
 const NEWCOMER: Duration = Duration::from_secs(5);
@@ -63,6 +69,8 @@ pub(super) struct Contact {
     /// Probes that failed altogether since anybody was heard.
     failed_probes: u32,
     frozen: Option<(Doubt, Now)>,
+    /// Failed members that came back since then.
+    risen: (Now, usize),
 }
 
 impl Contact {
@@ -105,6 +113,19 @@ impl Swim {
         }
         if matches!(self.contact.frozen, Some((Doubt::Silence, _))) {
             self.judge_contact(now);
+        }
+    }
+
+    /// A failed member is back. Where many are, a cut has healed, and what gossip may miss of so much news an exchange
+    /// brings.
+    pub(super) fn note_risen(&mut self, now: Now) {
+        let (since, count) = &mut self.contact.risen;
+        if now > *since + RISE_WINDOW {
+            (*since, *count) = (now, 0);
+        }
+        *count += 1;
+        if *count == RISEN_MIN.max(self.members.len() / RISEN_PART) {
+            self.sync_soon(now);
         }
     }
 
@@ -153,10 +174,8 @@ impl Swim {
         if !self.contact.is_silent() {
             return;
         }
-        let own = self.suspicions.iter().filter(|(_, suspicion)| suspicion.is_only_by(self.me.node));
-        let own: Vec<NodeId> = own.map(|(node, _)| *node).collect();
-        for node in own {
-            self.suspicions.remove(&node);
+        for node in self.suspicions.only_by(self.me.node) {
+            self.suspicions.remove(node);
             self.queue.drop_about(node);
             let Some(member) = self.members.get(node) else { continue };
             let mut claim = member.claim();
@@ -169,7 +188,7 @@ impl Swim {
     /// The view moves again. Suspects get their time anew, because their refutations could not be heard.
     fn thaw(&mut self, now: Now) {
         self.contact.frozen = None;
-        self.suspicions.values_mut().for_each(|suspicion| suspicion.restart(now));
+        self.suspicions.restart_all(now);
         self.sync_soon(now);
     }
 
@@ -178,7 +197,7 @@ impl Swim {
         /// Having missed that much, gossip included, is worth an exchange.
         const MISSED_NEWS: Duration = Duration::from_secs(2);
         self.prober.void();
-        self.suspicions.values_mut().for_each(|suspicion| suspicion.restart(now));
+        self.suspicions.restart_all(now);
         self.contact.listen_from(now);
         self.health.worse(1);
         if late >= MISSED_NEWS {

@@ -7,7 +7,8 @@
 //!
 //! **The parts.** `probe` asks "are you there?"; `claims` decides what is believed and what follows; `suspicion` says how long a
 //! suspect has; `dissemination` holds what is still to be told; `members` is the table; `seeds` says whom to contact when
-//! nobody is known; `contact` knows whether this host can trust its own ears; `budget` says how many hosts this one may accuse; `errands` is what is done now and then;
+//! nobody is known; `contact` knows whether this host can trust its own ears; `budget` says how many hosts this one may accuse, `pace` how long
+//! answers take; `errands` is what is done now and then;
 //! this file is the face and the clock.
 //!
 //! **What always holds.**
@@ -24,13 +25,14 @@ mod contact;
 mod dissemination;
 mod errands;
 mod members;
+mod pace;
 mod probe;
 mod seeds;
 mod suspicion;
 #[cfg(test)]
 mod tests;
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeSet, VecDeque};
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -48,9 +50,10 @@ use contact::{Contact, LocalHealth};
 use dissemination::Dissemination;
 use errands::SWEEP_INTERVAL;
 use members::{Member, Members};
+use pace::Pace;
 use probe::Prober;
 use seeds::{Retry, Seeds};
-use suspicion::Suspicion;
+use suspicion::Suspicions;
 
 /// News that comes within this time of the first shares a round of gossip.
 const GOSSIP_COALESCE: Duration = Duration::from_millis(10);
@@ -159,12 +162,13 @@ pub struct Swim {
     me: Claim,
     rng: ChaCha8Rng,
     members: Members,
-    suspicions: BTreeMap<NodeId, Suspicion>,
+    suspicions: Suspicions,
     queue: Dissemination,
     prober: Prober,
     health: LocalHealth,
     contact: Contact,
     budget: Budget,
+    pace: Pace,
     seeds: Seeds,
     /// For members from the store, while nobody is alive.
     stored: Retry,
@@ -203,12 +207,13 @@ impl Swim {
             me,
             rng,
             members,
-            suspicions: BTreeMap::new(),
+            suspicions: Suspicions::default(),
             queue: Dissemination::default(),
             prober,
             health: LocalHealth::default(),
             contact: Contact::default(),
             budget: Budget::default(),
+            pace: Pace::default(),
             seeds: Seeds::default(),
             stored: Retry::default(),
             timers: None,
@@ -259,7 +264,7 @@ impl Swim {
             }
             Probe::Ping { .. } | Probe::Gossip => {}
             Probe::Ack { number } => {
-                self.take_ack(sender, number);
+                self.take_ack(now, sender, number);
                 corrections.extend(self.held_against(sender));
             }
             Probe::PingRequest { number, target, address } => {
@@ -377,7 +382,7 @@ impl Swim {
         }
         let probing = [Some(timers.probe_at), self.prober.next_deadline()];
         let probing = probing.into_iter().flatten().filter(|_| self.leaving.is_none());
-        let burial = self.suspicions.values().map(Suspicion::deadline).min().filter(|_| !self.contact.is_frozen());
+        let burial = self.suspicions.next_deadline().filter(|_| !self.contact.is_frozen());
         let always = [Some(timers.pulse_at), timers.gossip_at, self.leaving, burial];
         always.into_iter().flatten().chain(probing).min()
     }
@@ -437,6 +442,13 @@ impl Swim {
     /// This host's incarnation.
     pub fn incarnation(&self) -> u64 {
         self.me.incarnation
+    }
+
+    /// How long to wait for an answer that usually comes within `time`: longer where answers come late, and while this host
+    /// doubts itself.
+    fn patience(&self, time: Duration) -> Duration {
+        let late = time.mul_f64(self.pace.factor(self.config.probe_timeout));
+        late.max(self.health.stretch(time))
     }
 
     /// The size of the fleet, this host included.

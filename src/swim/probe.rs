@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use rand::RngExt;
 use rand_chacha::ChaCha8Rng;
@@ -18,11 +19,15 @@ const PROBES_MAX: usize = 32;
 /// Probes open for others. More are not answered; the requester has other helpers.
 const RELAYS_MAX: usize = 128;
 
+/// An answer that comes later than this says nothing of the network.
+const LATE_MAX: Duration = Duration::from_secs(5);
+
 /// A probe of this host's own.
 #[derive(Debug)]
 struct Open {
     target: NodeId,
     address: SocketAddr,
+    pinged_at: Now,
     /// When it is given up or, while it is direct, taken to others.
     deadline: Now,
     asked: Option<Asked>,
@@ -54,13 +59,20 @@ struct Relay {
 pub(super) struct Prober {
     number: u64,
     open: BTreeMap<u64, Open>,
+    /// Given up; an answer may still come, and shows how late answers are.
+    late: BTreeMap<u64, (NodeId, Now)>,
     relays: BTreeMap<u64, Relay>,
 }
 
 impl Prober {
     pub(super) fn new(rng: &mut ChaCha8Rng) -> Prober {
         // A random start, so that answers to an earlier life of this host answer nothing.
-        Prober { number: rng.random_range(0..1 << 48), open: BTreeMap::new(), relays: BTreeMap::new() }
+        Prober {
+            number: rng.random_range(0..1 << 48),
+            open: BTreeMap::new(),
+            late: BTreeMap::new(),
+            relays: BTreeMap::new(),
+        }
     }
 
     /// A number not used before.
@@ -72,6 +84,7 @@ impl Prober {
     /// Forgets this host's own open probes.
     pub(super) fn void(&mut self) {
         self.open.clear();
+        self.late.clear();
     }
 
     pub(super) fn next_deadline(&self) -> Option<Now> {
@@ -95,8 +108,8 @@ impl Swim {
             return;
         }
         let number = self.prober.number();
-        let deadline = now + self.health.stretch(self.config.probe_timeout);
-        self.prober.open.insert(number, Open { target, address, deadline, asked: None });
+        let deadline = now + self.patience(self.config.probe_timeout);
+        self.prober.open.insert(number, Open { target, address, pinged_at: now, deadline, asked: None });
         let against = self.held_against(target);
         self.send(address, Some(target), Probe::Ping { number, target }, against);
     }
@@ -119,15 +132,17 @@ impl Swim {
             self.send(to, Some(requester), Probe::Nack { number }, Vec::new());
         }
         self.prober.relays.retain(|_, relay| relay.forget_at > now);
+        self.prober.late.retain(|_, (_, pinged_at)| now < *pinged_at + LATE_MAX);
     }
 
     fn ask_others(&mut self, now: Now, number: u64) {
+        let deadline = now + self.patience(self.config.probe_interval);
         let Some(open) = self.prober.open.get_mut(&number) else { return };
         let (target, address) = (open.target, open.address);
         let helpers = self.members.pick(&mut self.rng, self.config.indirect_probes, |member| {
             member.state() == MemberState::Alive && member.node() != target
         });
-        open.deadline = now + self.health.stretch(self.config.probe_interval);
+        open.deadline = deadline;
         let nodes = helpers.iter().map(|(node, _)| *node).collect();
         open.asked = Some(Asked { helpers: nodes, nacks: Vec::new(), stream_failed: false });
         for (helper, to) in helpers {
@@ -138,6 +153,9 @@ impl Swim {
 
     fn fail_probe(&mut self, now: Now, number: u64) {
         let Some(open) = self.prober.open.remove(&number) else { return };
+        if self.prober.late.len() < PROBES_MAX {
+            self.prober.late.insert(number, (open.target, open.pinged_at));
+        }
         let Some(asked) = open.asked else { return };
         // Helpers that nack show that this host is well. Those that are silent, or that there are none, raise doubts.
         let silent = asked.helpers.len() - asked.nacks.len();
@@ -156,7 +174,13 @@ impl Swim {
         }
     }
 
-    pub(super) fn take_ack(&mut self, sender: NodeId, number: u64) {
+    pub(super) fn take_ack(&mut self, now: Now, sender: NodeId, number: u64) {
+        let open = self.prober.open.get(&number).map(|open| (open.target, open.pinged_at));
+        if let Some((target, pinged_at)) = open.or_else(|| self.prober.late.remove(&number))
+            && target == sender
+        {
+            self.pace.sample(now.saturating_sub(pinged_at));
+        }
         let answers = |open: &Open| {
             let helped = open.asked.as_ref().is_some_and(|asked| asked.helpers.contains(&sender));
             open.target == sender || helped

@@ -347,7 +347,7 @@ fn members_from_the_store_are_unknown_and_never_accused_before_first_contact() {
         .restore(Now::ZERO, vec![alive(2), accused_by(2, 3, 1), departed.clone(), claim(1, 6, MemberState::Alive)]);
     let seen = bench.run(Duration::from_secs(600), |_| None);
     assert_eq!([2, 3].map(|id| bench.state(id)), [Some(MemberState::Unknown); 2]);
-    assert_eq!(bench.swim.member(node(4)), Some(departed.clone()));
+    assert_eq!(bench.swim.member(node(4)), Some(departed));
     assert_eq!(bench.swim.incarnation(), 6);
     assert!(!bench.swim.in_contact());
     let tried = seen.iter().filter(|(_, output)| matches!(output, Output::Sync { node: Some(_), .. })).count();
@@ -484,4 +484,41 @@ fn a_pruned_host_is_forgotten_at_once_and_gossip_does_not_bring_it_back() {
     assert_eq!(bench.state(4), None);
     bench.gossip(2, vec![claim(4, 1, MemberState::Alive)]);
     assert_eq!(bench.state(4), Some(MemberState::Alive), "it lives after all");
+}
+
+#[test]
+fn where_answers_come_late_but_come_nobody_is_accused_for_long() {
+    let mut bench = Bench::with_peers(20);
+    let mut due: Vec<(Now, u8, u64)> = Vec::new();
+    let mut suspected = Vec::new();
+    let end = Duration::from_secs(120);
+    while bench.now < end {
+        let timer = bench.swim.next_timeout().unwrap_or(end);
+        let answer = due.iter().map(|(at, ..)| *at).min().unwrap_or(end);
+        bench.now = bench.now.max(timer.min(answer));
+        let (ready, waiting): (Vec<_>, Vec<_>) = due.into_iter().partition(|(at, ..)| *at <= bench.now);
+        due = waiting;
+        for (_, sender, number) in ready {
+            bench.swim.receive(
+                bench.now,
+                node(sender),
+                address(sender),
+                SwimMessage { probe: Probe::Ack { number }, claims: Vec::new() },
+            );
+        }
+        bench.swim.tick(bench.now);
+        for output in bench.outputs() {
+            match output {
+                // Starved of CPU, each answers after 0.9 s: beyond a probe's usual time with all its helpers.
+                Output::Send { node: Some(to), message, .. } => {
+                    if let Probe::Ping { number, .. } = message.probe {
+                        due.push((bench.now + Duration::from_millis(900), to.0[0], number));
+                    }
+                }
+                Output::Changed { state: MemberState::Suspect, .. } => suspected.push(bench.now),
+                _ => {}
+            }
+        }
+    }
+    assert!(suspected.iter().all(|at| *at < Duration::from_secs(20)), "{suspected:?}");
 }

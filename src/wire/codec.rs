@@ -1,11 +1,12 @@
 //! The one encoding of every message and record body: a version byte, then bincode, within a limit.
 //!
-//! Values come in and bytes go out, or bytes come in and exactly one value comes out; what is left over is an error.
+//! Values come in and bytes go out, or bytes come in and one value comes out. What is left over is an error in version 1, and
+//! a later version's addition in what was made since ([`decode_known`]).
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-/// First byte of everything encoded here. It changes when bincode's bytes or a message's shape do.
+/// First byte of everything that [`encode`] makes. Messages of later versions begin with theirs (see [`super::protocol`]).
 pub const CODEC_VERSION: u8 = 1;
 
 /// The longest input that [`decode`] is ever asked to read: a gossip stream's message.
@@ -32,9 +33,19 @@ pub enum CodecError {
     /// No bytes at all.
     #[error("an empty message")]
     Empty,
-    /// A version byte that this agent does not know.
-    #[error("message encoding version {0} is not known to this agent, which knows version 1; upgrade it")]
+    /// A version byte that this agent does not know, or that was not agreed on.
+    #[error("a message of version {0}, which this agent does not read here; upgrade it")]
     Version(u8),
+    /// A message that the version it is to be written in, or claims to be written in, does not have.
+    #[error(
+        "a message that versions before {since} do not have, where version {version} is spoken; upgrade the other host"
+    )]
+    NotInVersion {
+        /// The version that first has it.
+        since: u8,
+        /// The version that is spoken.
+        version: u8,
+    },
     /// Bytes that are no value of the expected type.
     #[error("a message that cannot be read: {0}")]
     Malformed(String),
@@ -48,7 +59,12 @@ pub enum CodecError {
 
 /// Encodes `value` into at most `bytes_max` bytes.
 pub fn encode<T: Serialize>(value: &T, bytes_max: usize) -> Result<Vec<u8>, CodecError> {
-    let mut bytes = vec![CODEC_VERSION];
+    encode_after(vec![CODEC_VERSION], value, bytes_max)
+}
+
+/// `head`, then `value`, without a version byte between them, in at most `bytes_max` bytes.
+pub fn encode_after<T: Serialize>(head: Vec<u8>, value: &T, bytes_max: usize) -> Result<Vec<u8>, CodecError> {
+    let mut bytes = head;
     bincode::serde::encode_into_std_write(value, &mut bytes, bincode::config::standard())
         .map_err(|error| CodecError::Unencodable(error.to_string()))?;
     check_length(bytes.len(), bytes_max)?;
@@ -62,15 +78,27 @@ pub fn decode<T: DeserializeOwned>(bytes: &[u8], bytes_max: usize) -> Result<T, 
     if version != CODEC_VERSION {
         return Err(CodecError::Version(version));
     }
-    let (value, used) = match rest.len() {
-        length if length <= SMALL_BYTES_MAX => decode_within::<T, { SMALL_BYTES_MAX * INTEGER_WIDTH_BYTES }>(rest),
-        length if length <= MEDIUM_BYTES_MAX => decode_within::<T, { MEDIUM_BYTES_MAX * INTEGER_WIDTH_BYTES }>(rest),
-        _ => decode_within::<T, { INPUT_BYTES_MAX * INTEGER_WIDTH_BYTES }>(rest),
-    }?;
-    match rest.len() - used {
-        0 => Ok(value),
-        trailing => Err(CodecError::Trailing(trailing)),
+    match decode_bare(rest)? {
+        (value, 0) => Ok(value),
+        (_, trailing) => Err(CodecError::Trailing(trailing)),
     }
+}
+
+/// Decodes the value that `bytes` begin with, where no version byte stands before it. What follows it was added by a later
+/// version and is passed over.
+pub fn decode_known<T: DeserializeOwned>(bytes: &[u8], bytes_max: usize) -> Result<T, CodecError> {
+    check_length(bytes.len(), bytes_max.min(INPUT_BYTES_MAX))?;
+    decode_bare(bytes).map(|(value, _)| value)
+}
+
+/// The value, and how many bytes follow it.
+fn decode_bare<T: DeserializeOwned>(bytes: &[u8]) -> Result<(T, usize), CodecError> {
+    let (value, used) = match bytes.len() {
+        length if length <= SMALL_BYTES_MAX => decode_within::<T, { SMALL_BYTES_MAX * INTEGER_WIDTH_BYTES }>(bytes),
+        length if length <= MEDIUM_BYTES_MAX => decode_within::<T, { MEDIUM_BYTES_MAX * INTEGER_WIDTH_BYTES }>(bytes),
+        _ => decode_within::<T, { INPUT_BYTES_MAX * INTEGER_WIDTH_BYTES }>(bytes),
+    }?;
+    Ok((value, bytes.len().saturating_sub(used)))
 }
 
 fn decode_within<T: DeserializeOwned, const LIMIT: usize>(bytes: &[u8]) -> Result<(T, usize), CodecError> {
@@ -115,6 +143,15 @@ mod tests {
         assert_eq!(decode::<u8>(&[], 10), Err(CodecError::Empty));
         assert_eq!(decode::<u8>(&[2, 0], 10), Err(CodecError::Version(2)));
         assert_eq!(decode::<u8>(&[1, 0, 0], 10), Err(CodecError::Trailing(1)));
+    }
+
+    #[test]
+    fn what_a_later_version_added_at_the_end_is_passed_over_where_it_may_be_there() {
+        let bytes = encode_after(vec![9, 9], &7u8, 10).unwrap();
+        assert_eq!(bytes, [9, 9, 7]);
+        assert_eq!(decode_known::<u8>(&[7, 1, 2, 3], 10), Ok(7));
+        assert!(matches!(decode_known::<u8>(&[], 10), Err(CodecError::Malformed(_))));
+        assert_eq!(decode_known::<u8>(&[7; 11], 10), Err(CodecError::TooLarge { have: 11, max: 10 }));
     }
 
     #[test]

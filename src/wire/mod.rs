@@ -6,7 +6,9 @@
 pub mod body;
 pub mod codec;
 pub mod frame;
+pub mod keyring;
 pub mod packet;
+pub mod protocol;
 mod replay;
 pub mod seal;
 pub mod stream;

@@ -100,10 +100,12 @@ pub(crate) fn full_datagrams() -> Vec<Datagram> {
     let newest = Version { epoch: u64::MAX, sequence: u64::MAX };
     let summary = OriginSummary { origin: NodeId([255; 16]), newest, hash: u64::MAX };
     let catalog = [
-        CatalogMessage::Delta(vec![record(PAYLOAD_BYTES_MAX - 7)]),
+        CatalogMessage::Delta(vec![record(PAYLOAD_BYTES_MAX - 8)]),
         CatalogMessage::Announce(vec![summary; 26]),
         CatalogMessage::Digest(vec![u64::MAX; BUCKETS]),
         CatalogMessage::Summaries { bucket: 63, origins: vec![summary; 26], complete: false },
+        CatalogMessage::Fresh(vec![RecordRef { origin: NodeId([255; 16]), version: newest }; 31]),
+        CatalogMessage::Request(vec![RecordRef { origin: NodeId([255; 16]), version: newest }; 31]),
     ];
     swim.chain(catalog.into_iter().map(Datagram::Catalog)).collect()
 }

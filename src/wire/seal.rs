@@ -1,7 +1,8 @@
-//! Seals gossip packets and opens them: who holds the cluster's gossip key may speak, each packet counts once.
+//! Seals gossip packets and opens them: who holds one of the cluster's gossip keys may speak, each packet counts once.
 //!
 //! Payloads come in and sealed packets go out ([`Sealer`]); packets come in and payloads with their sender go out
-//! ([`Opener`]). What a packet costs before it is authenticated is bounded: one key derivation, no memory.
+//! ([`Opener`]). What a packet costs before it is authenticated is bounded: one key derivation for each key of the keyring,
+//! no memory. Keys change while packets flow: the counter and the replay windows go on over every change.
 //!
 //! ```text
 //! 0    1  version, 1
@@ -13,15 +14,18 @@
 //! ```
 //!
 //! The key is HKDF-SHA256(gossip key, "weft packet 1" ‖ sender ‖ epoch), the nonce is the counter: a key and nonce never
-//! come together twice as long as no epoch is used twice, which `store` sees to.
+//! come together twice as long as no epoch is used twice, which `store` sees to. There is one counter for an epoch, not one
+//! for each gossip key, so that going back to an earlier key cannot repeat a nonce either.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::fmt;
+use std::str::FromStr;
 
 use aws_lc_rs::aead::{AES_256_GCM, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
 use aws_lc_rs::hkdf::{HKDF_SHA256, Prk, Salt};
 
+use super::keyring::Fingerprint;
 use super::packet::DATAGRAM_BYTES_MAX;
 use super::replay::ReplayWindow;
 use crate::model::NodeId;
@@ -43,6 +47,21 @@ const SENDERS_FORGOTTEN: usize = SENDERS_MAX / 16;
 /// The secret that admits to the cluster's gossip.
 #[derive(Clone, PartialEq, Eq)]
 pub struct GossipKey(pub [u8; 32]);
+
+/// Text that is no gossip key.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("a gossip key is 32 random bytes in base64, 44 characters; `weft keyring install --generate` makes one")]
+pub struct GossipKeyError;
+
+impl FromStr for GossipKey {
+    type Err = GossipKeyError;
+
+    /// From base64, as `openssl rand -base64 32` prints it.
+    fn from_str(text: &str) -> Result<GossipKey, GossipKeyError> {
+        let bytes = data_encoding::BASE64.decode(text.trim().as_bytes()).map_err(|_| GossipKeyError)?;
+        bytes.try_into().map(GossipKey).map_err(|_| GossipKeyError)
+    }
+}
 
 impl fmt::Debug for GossipKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -84,7 +103,7 @@ pub enum OpenError {
     OwnId,
 }
 
-/// The keyring key, ready to derive packet keys.
+/// A key of the keyring, ready to derive packet keys.
 struct Derivation(Prk);
 
 impl Derivation {
@@ -126,6 +145,11 @@ impl Sealer {
         Sealer { cluster: cluster.to_owned(), sender, epoch, key, counter: 0 }
     }
 
+    /// Seals with another gossip key from now on. The counter goes on, whichever key it is.
+    pub fn set_key(&mut self, key: &GossipKey) {
+        self.key = Derivation::new(key).packet_key(self.sender, self.epoch);
+    }
+
     /// The packet that carries `payload`, of at most [`DATAGRAM_BYTES_MAX`].
     pub fn seal(&mut self, payload: &[u8]) -> Result<Vec<u8>, SealError> {
         if payload.len() > DATAGRAM_BYTES_MAX - OVERHEAD_BYTES {
@@ -149,11 +173,15 @@ impl Sealer {
 
 struct Sender {
     epoch: u64,
-    key: LessSafeKey,
+    /// The packet key of its last packet, with the gossip key that it was derived from; `None` once that is removed.
+    key: Option<Found>,
     window: ReplayWindow,
     /// Value of `Opener::opened` when it was last heard.
     heard: u64,
 }
+
+/// A packet key and the gossip key that it was derived from.
+type Found = (Fingerprint, LessSafeKey);
 
 struct PacketHeader {
     sender: NodeId,
@@ -179,17 +207,46 @@ impl PacketHeader {
 pub struct Opener {
     cluster: String,
     local: NodeId,
-    keyring: Vec<Derivation>,
+    keyring: Vec<(Fingerprint, Derivation)>,
     senders: HashMap<NodeId, Sender>,
     /// Packets opened so far: the clock of who was heard last.
     opened: u64,
+    /// Those of them that were not sealed with the primary key.
+    opened_by_older: u64,
+}
+
+/// Whose packet it claims to be. Nothing of it is proved.
+pub fn claimed_sender(packet: &[u8]) -> Option<NodeId> {
+    PacketHeader::read(packet).map(|header| header.sender)
 }
 
 impl Opener {
     /// `keyring` holds the primary key first, then older ones that are still accepted.
     pub fn new(keyring: &[GossipKey], cluster: &str, local: NodeId) -> Opener {
-        let keyring = keyring.iter().map(Derivation::new).collect();
-        Opener { cluster: cluster.to_owned(), local, keyring, senders: HashMap::new(), opened: 0 }
+        let mut opener = Opener {
+            cluster: cluster.to_owned(),
+            local,
+            keyring: Vec::new(),
+            senders: HashMap::new(),
+            opened: 0,
+            opened_by_older: 0,
+        };
+        opener.set_keyring(keyring);
+        opener
+    }
+
+    /// Opens with these keys from now on, the primary first. What senders may not replay stays; what only a removed key
+    /// opened is opened no more.
+    pub fn set_keyring(&mut self, keyring: &[GossipKey]) {
+        self.keyring = keyring.iter().map(|key| (Fingerprint::of(key), Derivation::new(key))).collect();
+        for sender in self.senders.values_mut() {
+            sender.key.take_if(|(of, _)| !self.keyring.iter().any(|(held, _)| held == of));
+        }
+    }
+
+    /// How many packets were opened by another key than the primary.
+    pub fn opened_by_older(&self) -> u64 {
+        self.opened_by_older
     }
 
     /// The sender and the payload of an authentic packet that was not seen before.
@@ -210,7 +267,8 @@ impl Opener {
                 if !known.window.is_new(header.counter) {
                     return Err(OpenError::Replayed);
                 }
-                let opened = self.decrypt(&known.key, packet, &header);
+                let key = known.key.as_ref().ok_or(OpenError::Unauthenticated);
+                let opened = key.and_then(|(_, key)| self.decrypt(key, packet, &header));
                 // A sender whose key was rotated within its epoch is found by the keyring.
                 opened.map(|payload| (payload, None)).or_else(|_| self.search(packet, &header))?
             }
@@ -219,11 +277,16 @@ impl Opener {
         Ok((header.sender, self.admit(&header, payload)))
     }
 
-    fn search(&self, packet: &[u8], header: &PacketHeader) -> Result<(Vec<u8>, Option<LessSafeKey>), OpenError> {
-        let keys = self.keyring.iter().map(|key| key.packet_key(header.sender, header.epoch));
-        for key in keys {
+    /// The start that this sender's last packets were from.
+    pub fn epoch(&self, sender: NodeId) -> Option<u64> {
+        self.senders.get(&sender).map(|known| known.epoch)
+    }
+
+    fn search(&self, packet: &[u8], header: &PacketHeader) -> Result<(Vec<u8>, Option<Found>), OpenError> {
+        for (of, derivation) in &self.keyring {
+            let key = derivation.packet_key(header.sender, header.epoch);
             if let Ok(payload) = self.decrypt(&key, packet, header) {
-                return Ok((payload, Some(key)));
+                return Ok((payload, Some((*of, key))));
             }
         }
         Err(OpenError::Unauthenticated)
@@ -239,8 +302,11 @@ impl Opener {
     }
 
     /// Remembers an authentic packet. `key` is there if the sender is new, has started again, or changed its key.
-    fn admit(&mut self, header: &PacketHeader, (payload, key): (Vec<u8>, Option<LessSafeKey>)) -> Vec<u8> {
+    fn admit(&mut self, header: &PacketHeader, (payload, key): (Vec<u8>, Option<Found>)) -> Vec<u8> {
         self.opened += 1;
+        let known = || self.senders.get(&header.sender).and_then(|known| known.key.as_ref());
+        let by = key.as_ref().or_else(known).map(|(of, _)| *of);
+        self.opened_by_older += u64::from(by != self.keyring.first().map(|(primary, _)| *primary));
         if key.is_some() && !self.senders.contains_key(&header.sender) && self.senders.len() >= SENDERS_MAX {
             self.forget_unheard();
         }
@@ -252,14 +318,14 @@ impl Opener {
             }
             (Entry::Occupied(known), Some(key)) if known.get().epoch == header.epoch => {
                 let known = known.into_mut();
-                known.key = key;
+                known.key = Some(key);
                 known.window.mark(header.counter);
                 known.heard = self.opened;
             }
             (entry, Some(key)) => {
                 let mut window = ReplayWindow::new();
                 window.mark(header.counter);
-                entry.insert_entry(Sender { epoch: header.epoch, key, window, heard: self.opened });
+                entry.insert_entry(Sender { epoch: header.epoch, key: Some(key), window, heard: self.opened });
             }
             (Entry::Vacant(_), None) => {}
         }
@@ -377,6 +443,71 @@ mod tests {
         newer.counter = 1;
         assert!(opener.open(&newer.seal(b"x").unwrap()).is_ok());
         assert_eq!(opener.open(&first), Err(OpenError::Replayed), "the window outlives the key");
+    }
+
+    #[test]
+    fn no_nonce_repeats_under_a_key_whichever_keys_are_the_primary_in_turn() {
+        let mut sealer = sealer(1);
+        let mut seen = std::collections::HashSet::new();
+        for key in [KEY, OLDER_KEY, KEY, KEY, OLDER_KEY, KEY] {
+            sealer.set_key(&key);
+            for _ in 0..3 {
+                let packet = sealer.seal(b"x").unwrap();
+                let counter = u64::from_be_bytes(packet[25..33].try_into().unwrap());
+                assert!(seen.insert(counter), "the counter {counter} came again");
+                let mut opener = Opener::new(std::slice::from_ref(&key), "prod", BOB);
+                assert!(opener.open(&packet).is_ok(), "sealed with the key that was set");
+            }
+        }
+    }
+
+    #[test]
+    fn a_key_that_is_added_opens_at_once_and_one_that_is_removed_no_more() {
+        let mut opener = Opener::new(&[OLDER_KEY], "prod", BOB);
+        let mut alice = Sealer::new(&OLDER_KEY, "prod", ALICE, 1);
+        assert!(opener.open(&alice.seal(b"x").unwrap()).is_ok());
+        alice.set_key(&KEY);
+        assert_eq!(opener.open(&alice.seal(b"x").unwrap()), Err(OpenError::Unauthenticated));
+        opener.set_keyring(&[OLDER_KEY, KEY]);
+        assert!(opener.open(&alice.seal(b"x").unwrap()).is_ok());
+        alice.set_key(&OLDER_KEY);
+        let stolen = alice.seal(b"x").unwrap();
+        let before = alice.seal(b"x").unwrap();
+        assert!(opener.open(&before).is_ok(), "the old key opens as long as it is held");
+        opener.set_keyring(&[KEY]);
+        assert_eq!(opener.open(&stolen), Err(OpenError::Unauthenticated), "though its packet key was at hand");
+        assert_eq!(opener.open(&alice.seal(b"x").unwrap()), Err(OpenError::Unauthenticated));
+        alice.set_key(&KEY);
+        assert!(opener.open(&alice.seal(b"x").unwrap()).is_ok());
+    }
+
+    #[test]
+    fn what_came_before_a_change_of_keys_does_not_count_again_after_it() {
+        let mut opener = Opener::new(&[KEY], "prod", BOB);
+        let mut alice = sealer(7);
+        let packet = alice.seal(b"x").unwrap();
+        assert!(opener.open(&packet).is_ok());
+        for keyring in [&[KEY, OLDER_KEY][..], &[OLDER_KEY, KEY], &[OLDER_KEY], &[OLDER_KEY, KEY]] {
+            opener.set_keyring(keyring);
+            assert_eq!(opener.open(&packet), Err(OpenError::Replayed));
+            assert_eq!(opener.open(&sealer(6).seal(b"x").unwrap()), Err(OpenError::OldEpoch));
+        }
+    }
+
+    #[test]
+    fn packets_of_an_older_key_are_counted() {
+        let mut opener = Opener::new(&[KEY, OLDER_KEY], "prod", BOB);
+        let mut alice = Sealer::new(&OLDER_KEY, "prod", ALICE, 1);
+        for expected in 1..=3 {
+            assert!(opener.open(&alice.seal(b"x").unwrap()).is_ok());
+            assert_eq!(opener.opened_by_older(), expected);
+        }
+        alice.set_key(&KEY);
+        assert!(opener.open(&alice.seal(b"x").unwrap()).is_ok());
+        assert_eq!(opener.opened_by_older(), 3);
+        opener.set_keyring(&[OLDER_KEY, KEY]);
+        assert!(opener.open(&alice.seal(b"x").unwrap()).is_ok());
+        assert_eq!(opener.opened_by_older(), 4);
     }
 
     #[test]

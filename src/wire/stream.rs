@@ -2,11 +2,19 @@
 //!
 //! Requests and replies come in and length-prefixed bytes go out, and back. The prefix is checked before anything is read
 //! or allocated for it. Long answers come in several messages, each within [`MESSAGE_BYTES_MAX`].
+//!
+//! ```text
+//! length 4, big endian │ version │ bincode of the message │ later additions (none in version 1)
+//! ```
+//!
+//! The version is the one that both hosts agreed on in the TLS handshake: the application protocol (RFC 7301) names it.
 
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use super::codec::{self, CodecError, INPUT_BYTES_MAX};
+use super::keyring::{Keyring, KeyringStatus};
+use super::protocol::{PROTOCOL_MAX, Versioned};
 use crate::model::{Claim, NodeId, Record, Want};
 
 /// Length, big endian.
@@ -19,7 +27,8 @@ pub const PULL_CHUNK_BYTES_MAX: usize = 256 * 1024;
 /// Claims in one message. At their longest (a signature and a 63-byte name) they take about 200 bytes each.
 pub const CLAIMS_MAX: usize = 4_096;
 
-/// What the side that connected asks; one request a stream, but for [`StreamRequest::Sync`] in parts.
+/// What the side that connected asks; one request a stream, but for [`StreamRequest::Sync`] in parts and what follows it
+/// about the keyring.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum StreamRequest {
     /// "This is what I hold of the members; tell me yours."
@@ -40,6 +49,18 @@ pub enum StreamRequest {
         number: u64,
         /// Who is expected to answer.
         target: NodeId,
+    },
+    /// "Which gossip keys do you hold?"
+    KeyringList,
+    /// "Is your keyring the one with this digest? If not, show it."
+    KeyringCompare {
+        /// `Keyring::digest`.
+        digest: [u8; 16],
+    },
+    /// "Merge this into your keyring, and tell what came of it."
+    KeyringMerge {
+        /// The sender's.
+        keyring: Keyring,
     },
 }
 
@@ -65,14 +86,46 @@ pub enum StreamReply {
         /// The ping's number.
         number: u64,
     },
+    /// To `KeyringList`.
+    KeyringStatus(KeyringStatus),
+    /// To `KeyringCompare` and `KeyringMerge`.
+    Keyring {
+        /// `None`: it is the one that was asked for.
+        keyring: Option<Keyring>,
+    },
 }
 
-/// The whole message: prefix and body.
-pub fn encode<T: Serialize>(message: &T) -> Result<Vec<u8>, CodecError> {
-    let body = codec::encode(message, MESSAGE_BYTES_MAX)?;
-    let too_large = CodecError::TooLarge { have: body.len(), max: MESSAGE_BYTES_MAX };
-    let length = u32::try_from(body.len()).map_err(|_| too_large)?;
-    Ok([&length.to_be_bytes()[..], &body].concat())
+impl Versioned for StreamRequest {
+    fn since(&self) -> u8 {
+        let first =
+            matches!(self, StreamRequest::Sync { .. } | StreamRequest::Pull { .. } | StreamRequest::Ping { .. });
+        if first { 1 } else { 2 }
+    }
+}
+
+impl Versioned for StreamReply {
+    fn since(&self) -> u8 {
+        let first = matches!(self, StreamReply::Sync { .. } | StreamReply::Records { .. } | StreamReply::Pong { .. });
+        if first { 1 } else { 2 }
+    }
+}
+
+/// The whole message, prefix and body, in the newest version.
+pub fn encode<T: Serialize + Versioned>(message: &T) -> Result<Vec<u8>, CodecError> {
+    encode_in(message, PROTOCOL_MAX)
+}
+
+/// The whole message, prefix and body, in `version`.
+pub fn encode_in<T: Serialize + Versioned>(message: &T, version: u8) -> Result<Vec<u8>, CodecError> {
+    if message.since() > version {
+        return Err(CodecError::NotInVersion { since: message.since(), version });
+    }
+    let bytes = codec::encode_after(vec![0, 0, 0, 0, version], message, PREFIX_BYTES + MESSAGE_BYTES_MAX)?;
+    let body = bytes.len() - PREFIX_BYTES;
+    let length = u32::try_from(body).map_err(|_| CodecError::TooLarge { have: body, max: MESSAGE_BYTES_MAX })?;
+    let mut bytes = bytes;
+    bytes[..PREFIX_BYTES].copy_from_slice(&length.to_be_bytes());
+    Ok(bytes)
 }
 
 /// How many bytes follow the prefix, if that many are allowed.
@@ -85,9 +138,30 @@ pub fn length(prefix: [u8; PREFIX_BYTES]) -> Result<usize, CodecError> {
     }
 }
 
-/// Reads what followed the prefix.
-pub fn decode<T: DeserializeOwned>(body: &[u8]) -> Result<T, CodecError> {
-    codec::decode(body, MESSAGE_BYTES_MAX)
+/// Reads what followed the prefix, in the version that it is written in.
+pub fn decode<T: DeserializeOwned + Versioned>(body: &[u8]) -> Result<T, CodecError> {
+    let version = body.first().copied().ok_or(CodecError::Empty)?;
+    if version > PROTOCOL_MAX {
+        return Err(CodecError::Version(version));
+    }
+    decode_in(body, version)
+}
+
+/// Reads what followed the prefix on a stream where `version` is spoken.
+pub fn decode_in<T: DeserializeOwned + Versioned>(body: &[u8], version: u8) -> Result<T, CodecError> {
+    let (&written, rest) = body.split_first().ok_or(CodecError::Empty)?;
+    if written != version {
+        return Err(CodecError::Version(written));
+    }
+    let message: T = match version {
+        0 => return Err(CodecError::Version(0)),
+        1 => codec::decode(body, MESSAGE_BYTES_MAX)?,
+        _ => codec::decode_known(rest, MESSAGE_BYTES_MAX)?,
+    };
+    if message.since() > version {
+        return Err(CodecError::NotInVersion { since: message.since(), version });
+    }
+    Ok(message)
 }
 
 #[cfg(test)]
@@ -95,10 +169,11 @@ mod tests {
     use proptest::prelude::*;
 
     use super::super::samples;
+    use super::super::seal::GossipKey;
     use super::*;
     use crate::model::RECORD_BYTES_MAX;
 
-    fn read<T: DeserializeOwned>(message: &[u8]) -> T {
+    fn read<T: DeserializeOwned + Versioned>(message: &[u8]) -> T {
         let (prefix, body) = message.split_first_chunk().unwrap();
         assert_eq!(length(*prefix).unwrap(), body.len());
         decode(body).unwrap()
@@ -112,6 +187,9 @@ mod tests {
             StreamRequest::Sync { claims: claims.clone(), more: true },
             StreamRequest::Pull { wants: vec![want] },
             StreamRequest::Ping { number: 7, target: NodeId([4; 16]) },
+            StreamRequest::KeyringList,
+            StreamRequest::KeyringCompare { digest: [5; 16] },
+            StreamRequest::KeyringMerge { keyring: Keyring::new(GossipKey([6; 32])) },
         ];
         for request in requests {
             assert_eq!(read::<StreamRequest>(&encode(&request).unwrap()), request);
@@ -120,6 +198,8 @@ mod tests {
             StreamReply::Sync { claims, more: false },
             StreamReply::Records { records: vec![samples::record(100)], more: true },
             StreamReply::Pong { number: 7 },
+            StreamReply::KeyringStatus(Keyring::new(GossipKey([6; 32])).status()),
+            StreamReply::Keyring { keyring: Some(Keyring::new(GossipKey([6; 32]))) },
         ];
         for reply in replies {
             assert_eq!(read::<StreamReply>(&encode(&reply).unwrap()), reply);
@@ -143,14 +223,32 @@ mod tests {
         assert_eq!(length([0; 4]), Err(CodecError::Empty));
     }
 
+    #[test]
+    fn a_stream_speaks_the_version_that_was_agreed_on_and_no_other() {
+        let request = StreamRequest::Ping { number: 7, target: NodeId([4; 16]) };
+        for (version, other) in [(1, 2), (2, 1)] {
+            let bytes = encode_in(&request, version).unwrap();
+            assert_eq!(decode_in::<StreamRequest>(&bytes[PREFIX_BYTES..], version).as_ref(), Ok(&request));
+            let refused = decode_in::<StreamRequest>(&bytes[PREFIX_BYTES..], other);
+            assert_eq!(refused, Err(CodecError::Version(version)));
+        }
+    }
+
+    #[test]
+    fn what_follows_a_message_is_an_addition_from_version_2_on() {
+        let request = StreamRequest::Ping { number: 7, target: NodeId([4; 16]) };
+        let longer = |version| [&encode_in(&request, version).unwrap()[PREFIX_BYTES..], &[1, 2, 3]].concat();
+        assert_eq!(decode::<StreamRequest>(&longer(1)), Err(CodecError::Trailing(3)));
+        assert_eq!(decode::<StreamRequest>(&longer(2)), Ok(request));
+    }
+
     proptest! {
         #[test]
         fn no_bytes_make_the_decoders_panic(bytes in prop::collection::vec(any::<u8>(), 0..600)) {
-            let mut versioned = bytes;
-            for _ in 0..2 {
+            for version in 0..3 {
+                let versioned = [&[version], &bytes[..]].concat();
                 let _ = decode::<StreamRequest>(&versioned);
                 let _ = decode::<StreamReply>(&versioned);
-                versioned.insert(0, 1);
             }
         }
     }

@@ -8,7 +8,7 @@ fn member(number: u8, name: &str, state: &str, reachable: bool) -> String {
     format!(
         r#"{{"Name":"{name}","Addr":"10.0.0.{number}","Port":7946,"Tags":{{}},"Status":1,"Weft":{{"id":"{number:02}",
         "state":"{state}","zone":"eu-1a","mesh_reachable":{reachable},"mesh":"10.0.0.{number}:7947","version":"0.1.0",
-        "incarnation":1,"local":{}}}}}"#,
+        "protocol":2,"protocol_max":2,"incarnation":1,"local":{}}}}}"#,
         number == 1
     )
 }
@@ -129,3 +129,28 @@ pub(crate) const RESOLVED: &str = r#"{"name":"billing.mesh.internal","kind":"vip
     "tag":null,"vip":"127.64.0.1","ports":[8080,80],"protocol":"http","disputed":false,"node":null,"instances":[
     {"node":"web-01","node_id":"01","node_state":"alive","zone":"eu-1a","local":true,"id":"billing",
      "address":"10.0.0.1:8080","tags":[],"health":"passing","usable":true,"reason":null}]}"#;
+
+/// The keyrings of three hosts, one of which does not answer, in the middle of a rotation.
+pub(crate) fn keyring_installing() -> String {
+    let report = serde_json::json!({
+        "state": "installing",
+        "sentence": "a4e61f9b7d20c853 is installed, but not on web-02",
+        "next": "weft keyring list, until every host has answered",
+        "members": 3,
+        "answered": 2,
+        "keys": [
+            { "fingerprint": "90ab12cd34ef5678", "held": 2, "primary": 2, "lacking": [] },
+            { "fingerprint": "a4e61f9b7d20c853", "held": 1, "primary": 0, "lacking": ["web-02"] },
+        ],
+        "silent": [{ "node": "db-01", "why": "connecting took too long" }],
+        "away": ["old-01"],
+    });
+    report.to_string()
+}
+
+pub(crate) const KEYRING_SWITCHED: &str = r#"{"state": "switched",
+    "sentence": "a4e61f9b7d20c853 seals on every host that answered; 90ab12cd34ef5678 is still accepted",
+    "next": "weft keyring remove 90ab12cd34ef5678", "members": 3, "answered": 3,
+    "keys": [{"fingerprint": "a4e61f9b7d20c853", "held": 3, "primary": 3, "lacking": []},
+             {"fingerprint": "90ab12cd34ef5678", "held": 3, "primary": 0, "lacking": []}],
+    "silent": [], "away": []}"#;

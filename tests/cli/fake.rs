@@ -22,6 +22,12 @@ impl Canned {
         Canned { status, headers: String::new(), body: format!("{{\"error\":\"{sentence}\"}}") }
     }
 
+    /// The same with another key beside the error.
+    pub(crate) fn beside(self, key: &str, value: &str) -> Canned {
+        let body = self.body.trim_end_matches('}').to_owned() + &format!(",\"{key}\":{value}}}");
+        Canned { body, ..self }
+    }
+
     pub(crate) fn with(self, header: &str) -> Canned {
         Canned { headers: format!("{}{header}\r\n", self.headers), ..self }
     }

@@ -267,6 +267,70 @@ fn join_leave_reload_check() {
 }
 
 #[test]
+fn keyring() {
+    let (old, new, missing) = ("90ab12cd34ef5678", "a4e61f9b7d20c853", "0000000000000000");
+    let path = "/v1/operator/keyring";
+    let told = canned::keyring_installing();
+    let lists = once(&format!("[{{\"Keys\":{{}},\"Weft\":{told}}}]"));
+    let done = |report: &str| once(&format!("{{\"Weft\":{report}}}"));
+    let held = "a4e61f9b7d20c853 is the primary key of a, b, and was not removed; make another key the primary first: weft \
+                keyring use FINGERPRINT";
+    let incomplete = "730dfa2d5d102701 is not installed on db-01; it will be as soon as they meet any other host";
+    let answers = [
+        (format!("GET {path}"), lists),
+        (format!("POST {path}"), vec![Canned::refused("500 Internal Server Error", incomplete).beside("Weft", &told)]),
+        (format!("PUT {path}"), done(canned::KEYRING_SWITCHED)),
+        (format!("PUT {path}?force"), done(canned::KEYRING_SWITCHED)),
+        (format!("DELETE {path}"), vec![Canned::refused("409 Conflict", held)]),
+        (
+            format!("DELETE {path}?force"),
+            vec![Canned::refused("404 Not Found", "no key 0000000000000000 is in the keyring")],
+        ),
+    ];
+    let answers: Vec<(&str, Vec<Canned>)> =
+        answers.iter().map(|(asked, canned)| (asked.as_str(), canned.clone())).collect();
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("key");
+    fs::write(&file, "AQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQE=\n").expect("a key file");
+    let lines: &[&[&str]] = &[
+        &["keyring", "list"],
+        &["keyring", "list", "--json"],
+        &["keyring", "install", "AQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQE="],
+        &["keyring", "install", "AQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQE=", "--json"],
+        &["keyring", "install", "AQEBAQ=="],
+        &["keyring", "install"],
+        &["keyring", "use", new],
+        &["keyring", "use", new, "--force", "--json"],
+        &["keyring", "use", "4711"],
+        &["keyring", "remove", old],
+        &["keyring", "remove", missing, "--force"],
+    ];
+    assert_snapshot("keyring", &answers, lines);
+
+    // A key that comes by a file or by standard input is asked for in the same words, and nothing is remarked.
+    let agent = Agent::start(&[("POST /v1/operator/keyring", done(canned::KEYRING_SWITCHED))]);
+    let run = |words: &[&str], stdin: Stdio| weft(&agent, words).stdin(stdin).output().expect("the weft binary");
+    let by_file = run(&["keyring", "install", "--file", file.to_str().expect("UTF-8")], Stdio::null());
+    let by_stdin = run(&["keyring", "install", "-"], Stdio::from(fs::File::open(&file).expect("the key file")));
+    for output in [&by_file, &by_stdin] {
+        assert_eq!((output.status.code(), text(&output.stderr).as_str()), (Some(0), ""));
+        assert!(
+            text(&output.stdout).starts_with("730dfa2d5d102701 is installed on 3 hosts\n"),
+            "{}",
+            text(&output.stdout)
+        );
+    }
+    let generated = run(&["keyring", "install", "--generate"], Stdio::null());
+    assert!(generated.status.success());
+    let asked = agent.asked();
+    let bodies: Vec<&str> = asked.lines().filter(|line| line.starts_with('{')).collect();
+    assert!(bodies[0].contains("AQEBAQ") && bodies[0] == bodies[1] && bodies[2] != bodies[0], "{asked}");
+    let key = bodies[2].trim_start_matches("{\"Key\":\"").trim_end_matches("\"}");
+    let shown = text(&generated.stdout) + &text(&generated.stderr);
+    assert!(key.len() == 44 && !shown.contains(key), "a generated key is shown nowhere");
+}
+
+#[test]
 fn watch_once() {
     let both = canned::health(&[("web-01", "passing"), ("web-02", "warning")]);
     let answers = [
@@ -313,6 +377,8 @@ fn an_agent_that_is_not_there_is_exit_code_three_for_every_verb() {
         "deregister x",
         "maint on",
         "join x",
+        "keyring list",
+        "keyring install --generate",
         "reload",
     ];
     for line in lines {

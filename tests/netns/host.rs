@@ -30,7 +30,14 @@ pub(crate) struct Host {
     pub(crate) number: u8,
     pub(crate) namespace: String,
     folder: PathBuf,
-    agent: Mutex<Option<Process>>,
+    agent: Mutex<Option<Started>>,
+}
+
+/// A start of the agent.
+struct Started {
+    agent: Process,
+    /// Bytes of its log that are from earlier starts.
+    before: usize,
 }
 
 impl Host {
@@ -147,52 +154,88 @@ impl Host {
         self.folder.join("agent.log")
     }
 
+    /// Everything that the agent has logged, over all its starts.
+    pub(crate) fn agent_log_text(&self) -> String {
+        String::from_utf8_lossy(&fs::read(self.agent_log()).unwrap_or_default()).into_owned()
+    }
+
     /// Starts the agent; returns when it says that it serves.
     #[track_caller]
     pub(crate) fn start_agent(&self) {
+        self.spawn_agent();
+        self.await_agent();
+    }
+
+    /// Starts the agent and goes on.
+    #[track_caller]
+    pub(crate) fn spawn_agent(&self) {
         let log = self.agent_log();
         let before = fs::read_to_string(&log).unwrap_or_default().len();
         let mut command = self.command(WEFT);
         command.args(["agent", "--config"]).arg(self.folder.join("weft.toml"));
         command.arg("--data-dir").arg(self.data_dir()).env("RUST_BACKTRACE", "1");
-        let mut agent = Process::start(&format!("agent of {}", self.name), &mut command, &log);
+        let agent = Process::start(&format!("agent of {}", self.name), &mut command, &log);
+        *self.agent.lock().expect("agent") = Some(Started { agent, before });
+    }
+
+    /// Returns when the agent that was started says that it serves.
+    #[track_caller]
+    pub(crate) fn await_agent(&self) {
+        let mut started = self.agent.lock().expect("agent");
+        let Started { agent, before } = started.as_mut().expect("the agent was started");
         wait_for(&format!("the agent of {} is ready", self.name), START_DEADLINE, || {
             let printed = agent.printed();
-            let new = printed.get(before..).unwrap_or_default();
+            let new = printed.get(*before..).unwrap_or_default();
             match agent.ended() {
                 None if new.contains("weft is ready") => Ok(()),
                 None => Err("it says nothing of it".to_owned()),
                 Some(_) => panic!("the agent of {} ended at once:\n{new}", self.name),
             }
         });
-        *self.agent.lock().expect("agent") = Some(agent);
+    }
+
+    /// SIGSTOP: the process stands still, and its sockets fill.
+    #[track_caller]
+    pub(crate) fn pause_agent(&self) {
+        self.signal_agent(Signal::STOP);
+    }
+
+    /// SIGCONT.
+    #[track_caller]
+    pub(crate) fn resume_agent(&self) {
+        self.signal_agent(Signal::CONT);
+    }
+
+    #[track_caller]
+    fn signal_agent(&self, signal: Signal) {
+        self.agent.lock().expect("agent").as_mut().expect("the agent runs").agent.signal(signal);
     }
 
     /// SIGTERM; the agent must end in order.
     #[track_caller]
     pub(crate) fn stop_agent(&self) {
-        if let Some(mut agent) = self.agent.lock().expect("agent").take() {
-            agent.stop(STOP_DEADLINE);
+        if let Some(mut started) = self.agent.lock().expect("agent").take() {
+            started.agent.stop(STOP_DEADLINE);
         }
     }
 
     /// SIGKILL.
     pub(crate) fn kill_agent(&self) {
-        if let Some(mut agent) = self.agent.lock().unwrap_or_else(std::sync::PoisonError::into_inner).take() {
-            agent.kill();
+        if let Some(mut started) = self.agent.lock().unwrap_or_else(std::sync::PoisonError::into_inner).take() {
+            started.agent.kill();
         }
     }
 
     /// SIGHUP: read the service files again.
     #[track_caller]
     pub(crate) fn reload(&self) {
-        self.agent.lock().expect("agent").as_mut().expect("the agent runs").signal(Signal::HUP);
+        self.signal_agent(Signal::HUP);
     }
 
     #[track_caller]
     pub(crate) fn assert_agent_runs(&self) {
         let mut agent = self.agent.lock().expect("agent");
-        let ended = agent.as_mut().expect("the agent was started").ended();
+        let ended = agent.as_mut().expect("the agent was started").agent.ended();
         assert!(ended.is_none(), "the agent of {} ended", self.name);
     }
 
@@ -210,7 +253,7 @@ impl Host {
 
     #[track_caller]
     fn agent_memory_kib(&self, name: &str) -> u64 {
-        let pid = self.agent.lock().expect("agent").as_ref().expect("the agent runs").pid();
+        let pid = self.agent.lock().expect("agent").as_ref().expect("the agent runs").agent.pid();
         let status = fs::read_to_string(format!("/proc/{pid}/status")).expect("the agent's status");
         let line = status.lines().find_map(|line| line.strip_prefix(name)).expect("its memory");
         line.trim().trim_end_matches(" kB").parse().expect("a number of KiB")

@@ -18,6 +18,7 @@ mod load;
 mod parts;
 mod process;
 mod raw;
+mod timeline;
 
 // What must hold.
 mod big_bodies;
@@ -25,6 +26,7 @@ mod call_by_name;
 mod cut_off;
 mod databases;
 mod dev;
+mod gossip;
 mod grpc;
 mod host_death;
 mod hostile_network;
@@ -33,6 +35,7 @@ mod http_errors;
 mod http_failover;
 mod intruder;
 mod ipv6;
+mod keyring;
 mod life;
 mod red_check;
 mod smuggling;

@@ -3,6 +3,7 @@
 //! `engine` is the simulator. The other files are scenarios, one file a theme. A failing scenario names its seed; the same seed
 //! gives the same run, event by event.
 
+mod calibration;
 mod engine;
 
 mod failure;

@@ -16,6 +16,7 @@ use self::sample::{Histogram, Sample};
 use super::owner::Tally;
 use crate::identity::PeerIdentity;
 use crate::model::{BUCKET_BOUNDS_US, Direction, Directory, Edge, Freshness, Health, MemberState, Service, Traffic};
+use crate::wire::keyring::Keyring;
 use crate::{api, catalog, dns, gossip, health, proxy};
 
 /// Everything that is counted anywhere.
@@ -23,6 +24,8 @@ pub(super) struct Sources {
     directory: Arc<ArcSwap<Directory>>,
     tally: watch::Receiver<Tally>,
     gossip: Arc<gossip::Counters>,
+    peers: Arc<gossip::Peers>,
+    keyring: watch::Receiver<Arc<Keyring>>,
     proxy: Arc<proxy::Counters>,
     traffic: Arc<proxy::Registry>,
     log_lines_lost: Option<Arc<AtomicU64>>,
@@ -35,7 +38,8 @@ impl Sources {
     pub(super) fn new(
         directory: Arc<ArcSwap<Directory>>,
         tally: watch::Receiver<Tally>,
-        gossip: Arc<gossip::Counters>,
+        (gossip, peers): (Arc<gossip::Counters>, Arc<gossip::Peers>),
+        keyring: watch::Receiver<Arc<Keyring>>,
         proxy: &proxy::Proxy,
     ) -> Sources {
         let (traffic, log_lines_lost) = (proxy.traffic(), proxy.log_lines_lost());
@@ -43,6 +47,8 @@ impl Sources {
             directory,
             tally,
             gossip,
+            peers,
+            keyring,
             proxy: proxy.counters(),
             traffic,
             log_lines_lost,
@@ -64,8 +70,16 @@ impl Sources {
     fn sample(&self) -> Sample {
         let mut sample = Sample::default();
         sample.view(&self.directory.load());
+        sample.protocols(&self.directory.load(), &self.peers);
         let tally = self.tally.borrow().clone();
         sample.catalog(&tally.catalog);
+        let (quarantined, left_alone) = tally.quarantined;
+        let help = "Records that this agent does not touch because it failed on them.";
+        sample.gauge("weft_catalog_records_quarantined", help, &[], quarantined);
+        let help = "Times that a record in quarantine was left alone.";
+        sample.counter("weft_catalog_records_quarantine_hits", help, &[], left_alone);
+        let help = "Changes of this host's services that were published together with later ones.";
+        sample.counter("weft_own_changes_coalesced", help, &[], tally.coalesced);
         sample.counter("weft_store_failures", "Writes to the catalog cache that failed.", &[], tally.store_failures);
         sample.counter("weft_directory_published", "Views published.", &[], tally.published);
         sample.counter(
@@ -105,6 +119,12 @@ impl Sources {
         for (name, value) in self.gossip.each() {
             sample.gossip(name, value);
         }
+        let keyring = self.keyring.borrow().clone();
+        let held = keyring.status().keys.len() as u64;
+        sample.gauge("weft_gossip_keys", "Gossip keys that open packets.", &[], held);
+        let primary = keyring.primary().to_string();
+        let help = "1, with the fingerprint of the gossip key that seals packets.";
+        sample.gauge("weft_gossip_primary_key", help, &[("fingerprint", &primary)], 1);
         for (name, help, value) in self.dns.iter().flat_map(|dns| dns.values()) {
             sample.counter(&format!("weft_dns_{name}"), help, &[], value);
         }
@@ -128,6 +148,15 @@ impl Sample {
         let counted = [
             ("records_applied", "Records that changed the catalog.", counters.records_applied),
             ("deltas_sent", "Datagrams of fresh records sent.", counters.deltas_sent),
+            ("names_sent", "Datagrams that name fresh records.", counters.names_sent),
+            ("requests_sent", "Datagrams that ask for named records.", counters.requests_sent),
+            ("fetches_failed", "Named records that nobody sent when asked.", counters.fetches_failed),
+            (
+                "records_over_rate",
+                "Fresh records left unread because their host changes more than one may.",
+                counters.records_over_rate,
+            ),
+            ("pulls_over_rate", "Pulls put off because of the same.", counters.pulls_over_rate),
             ("digests_sent", "Digests sent.", counters.digests_sent),
             ("digests_differing", "Digests received that differed.", counters.digests_differing),
             ("pulls_started", "Pulls of missing records.", counters.pulls_started),
@@ -235,6 +264,19 @@ impl Sample {
             };
             let count = directory.services.values().map(of).sum::<usize>() as u64;
             self.gauge("weft_instances", "Known instances by health.", &[("health", health.as_str())], count);
+        }
+    }
+
+    /// Hosts that calls may go to, by the version of the gossip protocol that is spoken with them.
+    fn protocols(&mut self, directory: &Directory, peers: &gossip::Peers) {
+        let mut hosts: BTreeMap<String, u64> = BTreeMap::new();
+        for node in directory.nodes.values().filter(|node| node.state.is_usable()) {
+            let spoken = peers.versions(node.id).map_or("unknown".to_owned(), |versions| versions.current.to_string());
+            *hosts.entry(spoken).or_default() += 1;
+        }
+        for (version, count) in hosts {
+            let help = "Hosts by the version of the gossip protocol that is spoken with them.";
+            self.gauge("weft_members_protocol", help, &[("version", &version)], count);
         }
     }
 

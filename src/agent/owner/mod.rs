@@ -8,7 +8,9 @@
 
 mod changes;
 mod checks;
+mod keyring;
 mod membership;
+mod pace;
 mod past;
 mod records;
 mod registrations;
@@ -34,12 +36,14 @@ pub(super) use self::registry::Maintenance;
 
 use self::changes::Queue;
 use self::membership::Join;
+use self::pace::Pace;
 use self::past::Past;
-use self::records::{Pulled, Taken};
+use self::records::Pulled;
 use self::registry::Registry;
 use self::services::Floor;
 use super::admit::Gate;
 use super::own::OwnLog;
+use super::quarantine::Quarantine;
 use super::threads::CheckRequest;
 use super::vips::Vips;
 use crate::api;
@@ -77,6 +81,10 @@ pub(super) struct Tally {
     pub catalog: catalog::Counters,
     /// Writes to the store that failed.
     pub store_failures: u64,
+    /// Records in quarantine, and how often one was left alone.
+    pub quarantined: (u64, u64),
+    /// Changes of this host's services that were published together with later ones.
+    pub coalesced: u64,
 }
 
 /// Where the owner's work goes.
@@ -103,6 +111,7 @@ pub(super) struct Beginning {
     pub has_seeds: bool,
     /// How often in a row this host met its own later past; on disk.
     pub rises: u64,
+    pub quarantine: Quarantine,
 }
 
 pub(super) struct Owner {
@@ -137,6 +146,10 @@ pub(super) struct Owner {
     alone_is_live: bool,
     has_foreign_records: bool,
     past: Past,
+    quarantine: Quarantine,
+    pace: Pace,
+    /// A host has moved to another zone: the catalog is to know.
+    zones_changed: bool,
     /// Records refused of each peer in the current second.
     offences: HashMap<NodeId, u32>,
     offences_since: Instant,
@@ -149,7 +162,7 @@ pub(super) struct Owner {
 
 impl Owner {
     pub(super) fn new(begin: Beginning, out: Outlets) -> Owner {
-        let Beginning { identity, facts, epoch, swim, catalog, vips, has_seeds, rises } = begin;
+        let Beginning { identity, facts, epoch, swim, catalog, vips, has_seeds, rises, quarantine } = begin;
         let local = identity.node;
         let mut gate = Gate::default();
         gate.know_self(&identity);
@@ -185,6 +198,9 @@ impl Owner {
             alone_is_live: !has_seeds,
             has_foreign_records: false,
             past: Past::new(rises),
+            quarantine,
+            pace: Pace::new(started),
+            zones_changed: false,
             offences: HashMap::new(),
             offences_since: started,
             strangers: HashMap::new(),
@@ -210,11 +226,7 @@ impl Owner {
         match event {
             gossip::Event::Swim { sender, from, message } => self.swim.receive(now, sender, from, message),
             gossip::Event::Catalog { sender, message: CatalogMessage::Delta(records) } => {
-                for record in records {
-                    if self.is_patient_with(sender) && self.take_record(now, record, Relay::Eager) == Taken::False {
-                        *self.offences.entry(sender).or_default() += 1;
-                    }
-                }
+                self.take_delta(now, sender, records);
             }
             gossip::Event::Catalog { sender, message } => self.catalog.receive(now, sender, message),
             gossip::Event::Synced { to, peer, claims } => {
@@ -259,7 +271,10 @@ impl Owner {
         if self.catalog.next_timeout().is_some_and(|due| due <= now) {
             self.catalog.tick(now);
         }
+        self.quarantine.settle();
+        self.keep_zones();
         self.keep_past();
+        self.keep_pace();
         self.keep_pending();
         self.keep_joins();
         self.keep_floor(now);
@@ -273,8 +288,8 @@ impl Owner {
         let mut changed = false;
         while let Some(output) = self.swim.poll_output() {
             match output {
-                swim::Output::Send { to, message, .. } => {
-                    self.command(gossip::Command::Send { to, datagram: Datagram::Swim(message) });
+                swim::Output::Send { to, node, message } => {
+                    self.command(gossip::Command::Send { to, node, datagram: Datagram::Swim(message) });
                 }
                 swim::Output::Sync { to, node } => {
                     let claims = self.swim.snapshot();
@@ -300,7 +315,7 @@ impl Owner {
             }
         }
         if changed {
-            self.catalog.set_peers(self.swim.alive().map(|(node, _)| node).collect());
+            self.set_peers();
             self.save_at.get_or_insert(Instant::now() + SAVE_INTERVAL);
             self.dirty = true;
         }
@@ -310,8 +325,8 @@ impl Owner {
         if state == MemberState::Alive && node != self.local {
             // It may answer again; the data plane looks.
             self.unreachable.remove(&node);
-            self.catalog.set_peers(self.swim.alive().map(|(node, _)| node).collect());
-            self.catalog.start_sync(now, node);
+            self.set_peers();
+            self.catalog.met(now, node);
         }
     }
 
@@ -320,7 +335,8 @@ impl Owner {
             match output {
                 catalog::Output::Send { to, message } => {
                     if let Some(address) = self.swim.whereabouts(to).map(|(_, address)| address) {
-                        self.command(gossip::Command::Send { to: address, datagram: Datagram::Catalog(message) });
+                        let datagram = Datagram::Catalog(message);
+                        self.command(gossip::Command::Send { to: address, node: Some(to), datagram });
                     }
                 }
                 catalog::Output::Pull { from, wants } => {
@@ -367,7 +383,7 @@ impl Owner {
         let pending = self.pending_checks.values().min().copied();
         let later = Instant::now() + Duration::from_secs(1);
         let cores = cores.map(|due| self.started + due);
-        let others = [self.save_at, self.floor_due(), held_up, pending, self.joins_due()];
+        let others = [self.save_at, self.floor_due(), held_up, pending, self.joins_due(), self.pace_due()];
         [cores, publish].into_iter().chain(others).flatten().fold(later, Instant::min)
     }
 
@@ -392,6 +408,7 @@ impl Owner {
     pub(super) fn close(mut self) {
         self.refuse_waiting();
         self.tell_answers();
+        self.quarantine.clear();
         self.out.store.save_members(self.swim.snapshot());
         if !self.out.store.close(STORE_CLOSE_DEADLINE) {
             warn!("the catalog cache was not written out in time; gossip refills it");

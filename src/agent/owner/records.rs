@@ -8,7 +8,7 @@ use tracing::{debug, warn};
 
 use super::super::admit::{Admitted, Verdict};
 use super::Owner;
-use crate::catalog::{Merge, Relay};
+use crate::catalog::{Merge, Peer, Relay, Screen};
 use crate::model::{NodeId, Now, Record, RecordId, RecordKind};
 
 /// Records of one peer that may prove false within a second before its deltas are ignored for the rest of it: a check of
@@ -18,6 +18,9 @@ const OFFENCES_MAX: u32 = 50;
 const STRANGER_LIFETIME: Duration = Duration::from_secs(3600);
 /// A pull that brought at most this many records is news to be spread; more is bulk repair, which spreads by digests.
 const NEWS_RECORDS_MAX: usize = 256;
+
+/// The same in bytes: what is held back until it shows which it is.
+const NEWS_BYTES_MAX: usize = 512 * 1024;
 
 /// A pull under way.
 #[derive(Debug, Default)]
@@ -40,7 +43,8 @@ impl Owner {
     pub(super) fn on_pulled(&mut self, now: Now, from: NodeId, records: Vec<Record>, done: bool) {
         let mut pull = self.pulled.remove(&from).unwrap_or_default();
         pull.records.extend(records);
-        pull.is_bulk |= pull.records.len() > NEWS_RECORDS_MAX;
+        let bytes: usize = pull.records.iter().map(|record| record.encoded().len()).sum();
+        pull.is_bulk |= pull.records.len() > NEWS_RECORDS_MAX || bytes > NEWS_BYTES_MAX;
         let relay = if pull.is_bulk { Relay::Quiet } else { Relay::Eager };
         let held = if done || pull.is_bulk { std::mem::take(&mut pull.records) } else { Vec::new() };
         if !done {
@@ -55,6 +59,43 @@ impl Owner {
     pub(super) fn take_own(&mut self, now: Now, record: Record) {
         let admitted = self.gate.recall(&record).unwrap_or(Admitted::Opaque);
         self.merge(now, record, &admitted, Relay::Eager);
+    }
+
+    /// Takes what a peer has sent as fresh.
+    pub(super) fn take_delta(&mut self, now: Now, sender: NodeId, records: Vec<Record>) {
+        for record in records {
+            if !self.is_patient_with(sender) {
+                continue;
+            }
+            match self.catalog.screen(now, &record) {
+                Screen::Take => {
+                    if self.take_record(now, record, Relay::Delta(sender)) == Taken::False {
+                        *self.offences.entry(sender).or_default() += 1;
+                    }
+                }
+                Screen::Known | Screen::OverRate { news: false } => {}
+                Screen::OverRate { news: true } => {
+                    let origin = record.origin();
+                    let name = self.facts.get(&origin).map(|facts| facts.name.to_string()).unwrap_or_default();
+                    warn!(%origin, name, "this host changes its records faster than others take them; its newest come by repair");
+                }
+            }
+        }
+    }
+
+    /// The live members, as the catalog wants them: hosts of this one's zone are near, and all are where there are no zones.
+    pub(super) fn set_peers(&mut self) {
+        let zone = &self.own_facts.zone;
+        let is_near = |node: NodeId| self.facts.get(&node).is_none_or(|facts| facts.zone == *zone);
+        let peers = self.swim.alive().map(|(node, _)| Peer { node, near: is_near(node) }).collect();
+        self.catalog.set_peers(peers);
+    }
+
+    /// Tells the catalog which hosts are near, once for all that changed.
+    pub(super) fn keep_zones(&mut self) {
+        if std::mem::take(&mut self.zones_changed) {
+            self.set_peers();
+        }
     }
 
     pub(super) fn is_patient_with(&mut self, sender: NodeId) -> bool {
@@ -85,10 +126,20 @@ impl Owner {
             }
             return Taken::Fairly;
         }
-        match self.gate.judge(&self.identity, &record, SystemTime::now()) {
+        if self.quarantine.holds(&record) {
+            return Taken::Fairly;
+        }
+        // The gate changes only its counts and its waiting room while it judges: a panic leaves it whole.
+        let (gate, identity) = (&mut self.gate, &self.identity);
+        let judged = self.quarantine.watch(&record, || gate.judge(identity, &record, SystemTime::now()));
+        let Some(verdict) = judged else {
+            self.quarantine.keep(&self.out.store);
+            return Taken::Fairly;
+        };
+        match verdict {
             Verdict::Admitted(admitted) => {
                 let origin = record.origin();
-                let is_node = matches!(admitted, Admitted::Node(..));
+                let is_node = matches!(admitted, Admitted::Node(..) | Admitted::NewerNode(_));
                 self.merge(now, record, &admitted, relay);
                 if is_node {
                     let released = self.gate.release(origin);
@@ -105,6 +156,8 @@ impl Owner {
     }
 
     fn merge(&mut self, now: Now, record: Record, admitted: &Admitted, relay: Relay) {
+        #[cfg(test)]
+        super::super::quarantine::strike(&record, "poison-merge");
         match self.catalog.merge(now, record.clone(), relay) {
             Merge::Applied { voided, .. } => {
                 for id in &voided {
@@ -123,9 +176,12 @@ impl Owner {
     pub(super) fn note(&mut self, record: &Record, admitted: &Admitted) {
         let key = || (record.origin(), String::from_utf8_lossy(&record.header().key).into_owned());
         match admitted {
-            Admitted::Node(facts, peer) => {
+            Admitted::Node(_, peer) | Admitted::NewerNode(peer) => {
                 self.gate.prove(peer.clone());
-                self.facts.insert(record.origin(), facts.clone());
+                if let Admitted::Node(facts, _) = admitted {
+                    let before = self.facts.insert(record.origin(), facts.clone());
+                    self.zones_changed |= before.map_or(!facts.zone.is_empty(), |before| before.zone != facts.zone);
+                }
                 // A new certificate may grant less than the one before.
                 let origin = record.origin();
                 self.instances.retain(|(node, _), instance| *node != origin || peer.grants_service(&instance.service));
@@ -172,8 +228,8 @@ impl Owner {
         if !self.swim.in_contact() {
             return self.strangers.clear();
         }
-        for node in self.facts.keys().filter(|node| **node != self.local && !known.contains(*node)) {
-            self.strangers.entry(*node).or_insert_with(Instant::now);
+        for node in self.gate.origins().filter(|node| *node != self.local && !known.contains(node)) {
+            self.strangers.entry(node).or_insert_with(Instant::now);
         }
         let gone: Vec<NodeId> = self
             .strangers

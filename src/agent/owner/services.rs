@@ -125,6 +125,9 @@ impl Owner {
         if !is_announced {
             return self.withdraw_announced(id);
         }
+        if !self.may_publish(id, was_announced) {
+            return;
+        }
         match self.own.service(&self.identity.record_key, &instance) {
             Ok(record) => {
                 if !was_announced {

@@ -24,7 +24,13 @@ impl Owner {
             if record.origin() == self.local {
                 continue;
             }
-            if let Some(admitted) = self.gate.recall(&record)
+            if self.quarantine.holds(&record) {
+                self.out.store.remove_record(record.id());
+                continue;
+            }
+            let gate = &mut self.gate;
+            let recalled = self.quarantine.watch(&record, || gate.recall(&record)).flatten();
+            if let Some(admitted) = recalled
                 && self.catalog.restore(record.clone())
             {
                 self.note(&record, &admitted);

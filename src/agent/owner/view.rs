@@ -31,6 +31,9 @@ impl Owner {
             self.out.changes.send_replace(self.index);
             self.publish_at = Instant::now() + PUBLISH_INTERVAL.max(begun.elapsed() * PUBLISH_COST_FACTOR);
         }
+        if !self.dirty {
+            self.quarantine.clear();
+        }
         if !self.dirty && !self.local_dirty {
             self.tell_answers();
         }
@@ -58,6 +61,8 @@ impl Owner {
         self.tally.refused = self.gate.refusals();
         self.tally.catalog = self.catalog.counters();
         self.tally.store_failures = self.out.store.failures();
+        self.tally.quarantined = (self.quarantine.count(), self.quarantine.refused);
+        self.tally.coalesced = self.pace.coalesced;
         self.out.tally.send_replace(self.tally.clone());
         if let Some(vips) = self.vips.take_changes() {
             self.out.store.save_vips(vips);

@@ -6,7 +6,8 @@ use std::net::IpAddr;
 use serde::Serialize;
 
 use super::{Asking, View, by_name};
-use crate::model::{MemberState, Node};
+use crate::model::{MemberState, Node, ProtocolVersions};
+use crate::wire::protocol::PROTOCOL_MIN;
 
 #[derive(Serialize)]
 #[serde(rename_all = "PascalCase")]
@@ -34,6 +35,9 @@ struct WeftMember<'a> {
     mesh_reachable: bool,
     mesh: String,
     version: &'a str,
+    /// The version of the gossip protocol that is spoken with it, and the highest that it has told; null before it has.
+    protocol: Option<u8>,
+    protocol_max: Option<u8>,
     incarnation: u64,
     local: bool,
 }
@@ -50,11 +54,17 @@ fn serf_status(state: MemberState) -> u8 {
 
 fn member<'a>(view: &View<'a>, node: &'a Node) -> Member<'a> {
     let facts = &node.facts;
+    let told = (view.versions)(node.id);
+    // Serf's numbers have no word for "unknown": it is spoken to in the lowest.
+    let versions = told.unwrap_or(ProtocolVersions { current: PROTOCOL_MIN, highest: PROTOCOL_MIN });
     let tags = BTreeMap::from([
         ("role", "node".to_owned()),
         ("dc", view.settings.cluster.clone()),
         ("id", node.id.to_string()),
         ("build", facts.version.clone()),
+        ("vsn", versions.current.to_string()),
+        ("vsn_min", PROTOCOL_MIN.to_string()),
+        ("vsn_max", versions.highest.to_string()),
     ]);
     Member {
         name: facts.name.as_str(),
@@ -62,9 +72,9 @@ fn member<'a>(view: &View<'a>, node: &'a Node) -> Member<'a> {
         port: facts.gossip.port(),
         tags,
         status: serf_status(node.state),
-        protocol_min: 1,
-        protocol_max: 1,
-        protocol_cur: 1,
+        protocol_min: PROTOCOL_MIN,
+        protocol_max: versions.highest,
+        protocol_cur: versions.current,
         delegate_min: 1,
         delegate_max: 1,
         delegate_cur: 1,
@@ -75,6 +85,8 @@ fn member<'a>(view: &View<'a>, node: &'a Node) -> Member<'a> {
             mesh_reachable: node.mesh_reachable,
             mesh: facts.mesh.to_string(),
             version: &facts.version,
+            protocol: told.map(|versions| versions.current),
+            protocol_max: told.map(|versions| versions.highest),
             incarnation: node.incarnation,
             local: node.id == view.directory.local,
         },

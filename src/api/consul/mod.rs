@@ -21,7 +21,7 @@ use serde::Serialize;
 use super::filter::Filter;
 use super::request::Query;
 use super::{Local, Settings, Traffic};
-use crate::model::{Directory, Instance, MemberState, Node, Service};
+use crate::model::{Directory, Instance, MemberState, Node, NodeId, ProtocolVersions, Service};
 
 /// What bodies are built from.
 pub(super) struct View<'a> {
@@ -32,6 +32,8 @@ pub(super) struct View<'a> {
     /// The last output of a local check, by its id.
     pub(super) output: &'a dyn Fn(&str) -> Option<String>,
     pub(super) traffic: &'a dyn Fn() -> Traffic,
+    /// The versions of the gossip protocol that are spoken with a host; `None` of one that has not told.
+    pub(super) versions: &'a dyn Fn(NodeId) -> Option<ProtocolVersions>,
     pub(super) now: SystemTime,
 }
 

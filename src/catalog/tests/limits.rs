@@ -1,7 +1,7 @@
 //! Bounds, refusals, nonsense from peers, forgetting and tombstones' end.
 
 use super::*;
-use crate::model::{BUCKETS, OriginSummary};
+use crate::model::BUCKETS;
 
 #[test]
 fn an_origin_over_its_records_or_bytes_is_refused_and_can_still_replace_delete_and_raise_its_floor() {
@@ -44,7 +44,7 @@ fn a_floor_that_would_void_itself_or_bears_a_key_is_refused() {
 #[test]
 fn nonsense_is_counted_and_answered_by_nothing() {
     let mut catalog = catalog(node(0));
-    catalog.set_peers(vec![node(1)]);
+    catalog.set_peers(vec![node(1).into()]);
     let misplaced = OriginSummary { origin: NodeId([5; 16]), newest: version(1, 1), hash: 1 };
     let nonsense = [
         CatalogMessage::Digest(vec![1; BUCKETS - 1]),
@@ -105,7 +105,7 @@ fn a_forgotten_origin_stays_away_until_it_says_something_new_or_is_a_peer_again(
     let new = service(node(1), version(2, 1), "web");
     assert!(matches!(catalog.merge(MS, new, Relay::Eager), Merge::Applied { .. }));
     catalog.forget_origin(node(1));
-    catalog.set_peers(vec![node(1)]);
+    catalog.set_peers(vec![node(1).into()]);
     assert!(matches!(catalog.merge(MS, old, Relay::Eager), Merge::Applied { .. }));
 }
 

@@ -3,10 +3,13 @@
 
 mod broadcast;
 mod limits;
+mod mending;
 mod merge;
 mod network;
+mod pace;
 mod restore;
 mod simulation;
+mod spreading;
 
 use std::time::Duration;
 
@@ -15,7 +18,7 @@ use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 
 use super::*;
-use crate::model::{CatalogMessage, Header, RecordKind};
+use crate::model::{CatalogMessage, Header, OriginSummary, RecordKind};
 
 const MS: Duration = Duration::from_millis(1);
 const SECOND: Duration = Duration::from_secs(1);
@@ -98,5 +101,29 @@ fn message_bytes(message: &CatalogMessage) -> usize {
         CatalogMessage::Announce(summaries) => 6 + 43 * summaries.len(),
         CatalogMessage::Digest(hashes) => 6 + 9 * hashes.len(),
         CatalogMessage::Summaries { origins, .. } => 9 + 43 * origins.len(),
+        CatalogMessage::Fresh(names) | CatalogMessage::Request(names) => 6 + 34 * names.len(),
     }
+}
+
+/// What the message takes on the network: encoded as `wire` does it, sealed, with IPv4 and UDP headers.
+fn datagram_bytes(message: &CatalogMessage) -> usize {
+    let number = |value: u64| match value {
+        0..=250 => 1,
+        251..=0xffff => 3,
+        0x1_0000..=0xffff_ffff => 5,
+        _ => 9,
+    };
+    let version = |version: Version| number(version.epoch) + number(version.sequence);
+    let summary = |summary: &OriginSummary| 16 + version(summary.newest) + number(summary.hash);
+    let content = match message {
+        CatalogMessage::Delta(records) => records.iter().map(|record| 3 + record.encoded().len()).sum(),
+        CatalogMessage::Announce(summaries) => summaries.iter().map(summary).sum::<usize>(),
+        CatalogMessage::Digest(hashes) => hashes.iter().map(|hash| number(*hash)).sum(),
+        CatalogMessage::Summaries { origins, .. } => 2 + origins.iter().map(summary).sum::<usize>(),
+        CatalogMessage::Fresh(names) | CatalogMessage::Request(names) => {
+            names.iter().map(|name| 16 + version(name.version)).sum()
+        }
+    };
+    // Codec version, kind and variant, a length; the seal; the headers.
+    content + 4 + 49 + 28
 }

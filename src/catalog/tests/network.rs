@@ -2,7 +2,7 @@
 //! streams, all by one seed, in virtual time.
 
 use std::cmp::Reverse;
-use std::collections::BinaryHeap;
+use std::collections::{BTreeSet, BinaryHeap};
 
 use rand::RngExt;
 
@@ -47,6 +47,10 @@ pub(super) struct Traffic {
     pub(super) digests: usize,
     pub(super) pulls: usize,
     pub(super) pulled_records: usize,
+    /// Records that arrived in deltas.
+    pub(super) copies: usize,
+    /// Of datagrams sent, sealed and with IPv4 and UDP headers.
+    pub(super) bytes: usize,
 }
 
 pub(super) struct Network {
@@ -57,6 +61,9 @@ pub(super) struct Network {
     /// Hosts in different sides do not reach each other.
     sides: Vec<u8>,
     pub(super) traffic: Traffic,
+    pub(super) bytes_sent: Vec<usize>,
+    /// Of an older version: hosts that cannot read names and requests.
+    pub(super) old: BTreeSet<usize>,
     rng: ChaCha8Rng,
     events: BTreeMap<u64, Event>,
     queue: BinaryHeap<Reverse<(Duration, u64)>>,
@@ -74,7 +81,7 @@ impl Network {
         let host = |id: &NodeId| {
             let mut catalog =
                 Catalog::new(Config::default(), *id, ChaCha8Rng::seed_from_u64(rng.random_range(0..u64::MAX)));
-            catalog.set_peers(ids.clone());
+            catalog.set_peers(ids.iter().copied().map(Peer::from).collect());
             catalog
         };
         let hosts: Vec<Catalog> = ids.iter().map(host).collect();
@@ -88,6 +95,8 @@ impl Network {
             now: Duration::ZERO,
             faults,
             traffic: Traffic::default(),
+            bytes_sent: vec![0; usize::from(count)],
+            old: BTreeSet::new(),
             rng,
             events: BTreeMap::new(),
             queue: BinaryHeap::new(),
@@ -127,6 +136,62 @@ impl Network {
 
     pub(super) fn heal(&mut self) {
         self.partition(|_| 0);
+    }
+
+    /// As [`Network::partition`], and membership has noticed: nobody is a peer of the other side any more.
+    pub(super) fn split(&mut self, side_of: impl Fn(usize) -> u8) {
+        self.partition(side_of);
+        (0..self.hosts.len()).for_each(|host| self.show_members(host));
+    }
+
+    /// Membership shows a host those it can reach, and those that have come back.
+    fn show_members(&mut self, host: usize) {
+        let reached = (0..self.hosts.len()).filter(|other| self.sides[*other] == self.sides[host]);
+        let reached: Vec<NodeId> = reached.map(|other| self.id(other)).collect();
+        let (now, host) = (self.now, &mut self.hosts[host]);
+        let mut new = reached.clone();
+        new.retain(|node| *node != host.local && !host.peers.contains(*node));
+        host.set_peers(reached.into_iter().map(Peer::from).collect());
+        new.into_iter().for_each(|node| host.met(now, node));
+    }
+
+    /// The network is whole again and membership notices within `within`, each host at a time of its own.
+    pub(super) fn reunite(&mut self, within: Duration) {
+        self.heal();
+        let mut hosts: Vec<(Duration, usize)> = (0..self.hosts.len())
+            .map(|host| (self.now + within.mul_f64(self.rng.random_range(0.0..1.0)), host))
+            .collect();
+        hosts.sort_unstable();
+        for (at, host) in hosts {
+            self.run_for(at.saturating_sub(self.now));
+            self.show_members(host);
+        }
+    }
+
+    /// Puts a message of `from` on the network that its catalog never sent.
+    pub(super) fn inject(&mut self, from: usize, to: usize, message: CatalogMessage) {
+        self.send_datagram(Event::Datagram { from, to, message });
+    }
+
+    /// The most that a host has sent, in bytes of datagrams.
+    pub(super) fn bytes_sent_max(&self) -> usize {
+        self.bytes_sent.iter().copied().max().unwrap_or(0)
+    }
+
+    /// Runs until every host holds `record` and gives the time it took; `None` if some never did.
+    pub(super) fn run_until_held(&mut self, end: Duration, record: &Record) -> Option<Duration> {
+        // The first host that lacked it when last looked at: most looks end there.
+        let lacking = std::cell::Cell::new(0);
+        let id = record.id();
+        self.run_until(end, |network| {
+            while let Some(host) = network.hosts.get(lacking.get()) {
+                if host.get(&id).is_none_or(|held| held.version() < record.version()) {
+                    return false;
+                }
+                lacking.set(lacking.get() + 1);
+            }
+            true
+        })
     }
 
     pub(super) fn run_for(&mut self, duration: Duration) {
@@ -187,6 +252,8 @@ impl Network {
                 Output::Send { to, message } => {
                     assert!(message_bytes(&message) <= Config::default().datagram_bytes_max, "{message:?}");
                     self.traffic.datagrams += 1;
+                    self.traffic.bytes += datagram_bytes(&message);
+                    self.bytes_sent[host] += datagram_bytes(&message);
                     self.traffic.digests += usize::from(matches!(message, CatalogMessage::Digest(_)));
                     let to = self.host_of(to);
                     if self.rng.random_bool(self.faults.duplication) {
@@ -235,10 +302,17 @@ impl Network {
                     return;
                 }
                 let sender = self.id(from);
+                let is_new = matches!(message, CatalogMessage::Fresh(_) | CatalogMessage::Request(_));
                 match message {
-                    CatalogMessage::Delta(records) => records.into_iter().for_each(|record| {
-                        self.hosts[to].merge(now, record, Relay::Eager);
-                    }),
+                    _ if is_new && self.old.contains(&to) => {}
+                    CatalogMessage::Delta(records) => {
+                        self.traffic.copies += records.len();
+                        for record in records {
+                            if self.hosts[to].screen(now, &record) == Screen::Take {
+                                self.hosts[to].merge(now, record, Relay::Delta(sender));
+                            }
+                        }
+                    }
                     message => self.hosts[to].receive(now, sender, message),
                 }
             }

@@ -1,7 +1,6 @@
 //! Records from the store: shown at once, offered to nobody until a peer knows them too.
 
 use super::*;
-use crate::model::OriginSummary;
 
 fn restored(records: &[Record]) -> Catalog {
     let mut catalog = catalog(node(0));

@@ -68,7 +68,10 @@ fn a_mesh_in_sync_costs_one_digest_per_host_and_interval_and_nothing_else() {
     let intervals = 24;
     network.run_for(Config::default().digest_interval * intervals);
     let digests = 20 * usize::try_from(intervals).unwrap();
-    assert_eq!(network.traffic, Traffic { datagrams: digests, digests, ..Traffic::default() });
+    let Traffic { bytes, .. } = network.traffic;
+    assert_eq!(network.traffic, Traffic { datagrams: digests, digests, bytes, ..Traffic::default() });
+    let per_host_and_second = bytes / 20 / usize::try_from(intervals * 5).unwrap();
+    assert!(per_host_and_second < 200, "{per_host_and_second} bytes");
 }
 
 #[test]
@@ -83,27 +86,6 @@ fn a_newcomer_gets_everything_from_one_exchange() {
     let took = network.run_until(now + SECOND, Network::is_converged);
     assert!(took.is_some_and(|took| took < 200 * MS), "{took:?}");
     assert!(network.traffic.pulls <= 3 && network.traffic.pulled_records == 600, "{:?}", network.traffic);
-}
-
-#[test]
-fn a_healed_partition_agrees_within_ten_seconds_and_loses_nothing() {
-    for seed in 0..5 {
-        let mut network = Network::new(60, seed, Faults::LAN);
-        network.seed_everywhere(3);
-        network.partition(|host| u8::from(host < 30));
-        let mut written = Vec::new();
-        for host in 0..60 {
-            written.push(network.publish(host, |origin, version| service(origin, version, "apart")));
-            written.push(network.publish(host, |origin, version| tombstone(origin, version, "web-2")));
-        }
-        network.run_for(30 * SECOND);
-        network.heal();
-        let end = network.now + 20 * SECOND;
-        let took = network.run_until(end, Network::is_converged);
-        println!("seed {seed}: {took:?}");
-        assert!(took.is_some_and(|took| took <= 10 * SECOND), "seed {seed}: {took:?}");
-        assert!(written.iter().all(|record| network.all_hold(record)), "seed {seed}");
-    }
 }
 
 #[test]
@@ -158,23 +140,12 @@ fn a_large_record_and_a_bulk_of_small_ones_reach_everybody_without_waiting_for_d
 }
 
 #[test]
-fn a_registration_is_known_to_a_thousand_hosts_within_a_second() {
-    for (faults, bound) in [(Faults::LAN, 600 * MS), (Faults { loss: 0.05, ..Faults::LAN }, SECOND)] {
-        let mut network = Network::new(1_000, 6, faults);
-        let record = network.publish(17, |origin, version| service(origin, version, "web"));
-        let took = network.run_until(30 * SECOND, |network| network.all_hold(&record));
-        println!("{took:?}");
-        assert!(took.is_some_and(|took| took <= bound), "{took:?}");
-    }
-}
-
-#[test]
 fn a_restarted_host_confirms_its_store_and_a_lost_disk_costs_one_refill() {
     let mut network = Network::new(10, 8, Faults::LAN);
     network.seed_everywhere(100);
     let stored = state(&network.hosts[4]);
     for (keeps_store, pulled) in [(true, 0), (false, 1_000)] {
-        let peers: Vec<NodeId> = (0..10).map(node).collect();
+        let peers: Vec<Peer> = (0..10).map(|peer| node(peer).into()).collect();
         let mut restarted = Catalog::new(Config::default(), node(4), ChaCha8Rng::seed_from_u64(9));
         if keeps_store {
             stored.iter().for_each(|record| assert!(restarted.restore(record.clone())));

@@ -29,7 +29,7 @@ async fn incarnation_heard(host: &mut Host) -> u64 {
 async fn datagrams_flow_both_ways_and_name_their_sender() {
     let ca = Ca::new();
     let (mut alice, mut bob) = (ca.host().await, ca.host().await);
-    alice.command(Command::Send { to: bob.address, datagram: Datagram::Swim(gossip(1)) }).await;
+    alice.command(Command::Send { to: bob.address, node: None, datagram: Datagram::Swim(gossip(1)) }).await;
     match bob.event().await {
         Event::Swim { sender, from, message } => {
             assert_eq!((sender, from, message), (alice.node, alice.address, gossip(1)));
@@ -37,7 +37,7 @@ async fn datagrams_flow_both_ways_and_name_their_sender() {
         event => panic!("{event:?}"),
     }
     let digest = CatalogMessage::Digest(vec![3; 64]);
-    bob.command(Command::Send { to: alice.address, datagram: Datagram::Catalog(digest.clone()) }).await;
+    bob.command(Command::Send { to: alice.address, node: None, datagram: Datagram::Catalog(digest.clone()) }).await;
     match alice.event().await {
         Event::Catalog { sender, message } => assert_eq!((sender, message), (bob.node, digest)),
         event => panic!("{event:?}"),
@@ -52,12 +52,12 @@ async fn a_host_that_listens_on_every_address_speaks_ipv4_under_ipv4_addresses()
     let any = Settings { listen: "[::]:0".parse().unwrap(), ..ca.settings() };
     let (mut any, mut v4) = (Host::start(any, 64).await, ca.host().await);
     let to = SocketAddr::from(([127, 0, 0, 1], any.address.port()));
-    v4.command(Command::Send { to, datagram: Datagram::Swim(gossip(1)) }).await;
+    v4.command(Command::Send { to, node: None, datagram: Datagram::Swim(gossip(1)) }).await;
     match any.event().await {
         Event::Swim { from, .. } => assert_eq!(from, v4.address),
         event => panic!("{event:?}"),
     }
-    any.command(Command::Send { to: v4.address, datagram: Datagram::Swim(gossip(2)) }).await;
+    any.command(Command::Send { to: v4.address, node: None, datagram: Datagram::Swim(gossip(2)) }).await;
     match v4.event().await {
         Event::Swim { from, .. } => assert_eq!(from, to),
         event => panic!("{event:?}"),
@@ -126,7 +126,7 @@ async fn an_owner_that_is_behind_loses_datagrams_and_nothing_else() {
     let (mut owner_behind, mut other) = (Host::start(ca.settings(), 1).await, ca.host().await);
     for incarnation in 0..20 {
         let datagram = Datagram::Swim(gossip(incarnation));
-        other.command(Command::Send { to: owner_behind.address, datagram }).await;
+        other.command(Command::Send { to: owner_behind.address, node: None, datagram }).await;
     }
     owner_behind.counted("packets_dropped", 19).await;
     other.command(Command::StreamProbe { target: owner_behind.node, to: owner_behind.address, number: 1 }).await;
@@ -146,7 +146,7 @@ async fn what_does_not_fit_a_datagram_is_not_sent_and_counted() {
     let ca = Ca::new();
     let mut host = ca.host().await;
     let message = SwimMessage { probe: Probe::Gossip, claims: vec![claim(1); 100] };
-    host.command(Command::Send { to: host.address, datagram: Datagram::Swim(message) }).await;
+    host.command(Command::Send { to: host.address, node: None, datagram: Datagram::Swim(message) }).await;
     host.counted("packets_unsent", 1).await;
     assert!(host.events.try_recv().is_err());
 }
@@ -157,7 +157,7 @@ async fn the_last_datagrams_leave_before_the_driver_ends() {
     let (leaving, mut staying) = (ca.host().await, ca.host().await);
     for incarnation in 0..10 {
         let datagram = Datagram::Swim(gossip(incarnation));
-        leaving.command(Command::Send { to: staying.address, datagram }).await;
+        leaving.command(Command::Send { to: staying.address, node: None, datagram }).await;
     }
     leaving.stop.send(true).unwrap();
     timeout(PATIENCE, leaving.running).await.unwrap().unwrap();

@@ -1,7 +1,10 @@
 //! Hosts on loopback, for this module's tests: certificates, drivers, and a raw peer that may do what no agent does.
 
 mod datagrams;
+mod fleet;
+mod keyring;
 mod streams;
+mod versions;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -21,6 +24,8 @@ use tokio_rustls::{TlsConnector, TlsStream};
 
 use super::*;
 use crate::model::{MemberState, NodeName, Probe};
+use crate::wire::keyring::Keyring;
+use crate::wire::seal::GossipKey;
 
 const KEY: GossipKey = GossipKey([7; 32]);
 const CLUSTER: &str = "prod";
@@ -41,6 +46,12 @@ struct Leaf {
 fn identify(chain: &[CertificateDer<'_>]) -> Option<NodeId> {
     let hash = digest(&SHA256, chain.first()?);
     hash.as_ref().first_chunk().copied().map(NodeId)
+}
+
+/// A keyring that nobody keeps: it never changes.
+fn alone() -> KeyringLink {
+    let (_, current) = watch::channel(Arc::new(Keyring::new(KEY)));
+    KeyringLink { current, told: mpsc::channel(1).0 }
 }
 
 impl Ca {
@@ -80,7 +91,7 @@ impl Ca {
         let builder = ServerConfig::builder_with_provider(provider).with_protocol_versions(&[&TLS13]).unwrap();
         let builder = builder.with_client_cert_verifier(verifier);
         let mut config = builder.with_single_cert(vec![leaf.certificate.clone()], leaf.key.clone_key()).unwrap();
-        config.alpn_protocols = vec![ALPN.to_vec()];
+        config.alpn_protocols = vec![ALPN[0].to_vec()];
         Arc::new(config)
     }
 
@@ -91,12 +102,13 @@ impl Ca {
             cluster: CLUSTER.to_owned(),
             local: identify(std::slice::from_ref(&leaf.certificate)).unwrap(),
             epoch: 1,
-            key: KEY,
-            client_tls: self.client(Some(&leaf), ALPN),
+            keyring: alone(),
+            client_tls: self.client(Some(&leaf), ALPN[0]),
             server_tls: self.server(&leaf),
             server_name: NAME.try_into().unwrap(),
             identify: Arc::new(identify),
             deadlines: Deadlines::default(),
+            protocol_max: PROTOCOL_MAX,
         }
     }
 
@@ -112,6 +124,7 @@ struct Host {
     events: mpsc::Receiver<Event>,
     commands: mpsc::Sender<Command>,
     counters: Arc<Counters>,
+    peers: Arc<Peers>,
     stop: watch::Sender<bool>,
     running: JoinHandle<()>,
 }
@@ -120,12 +133,12 @@ impl Host {
     async fn start(settings: Settings, events_max: usize) -> Host {
         let node = settings.local;
         let bound = bind(settings).await.unwrap();
-        let (address, counters) = (bound.local_addr(), bound.counters());
+        let (address, counters, peers) = (bound.local_addr(), bound.counters(), bound.peers());
         let (events, received) = mpsc::channel(events_max);
         let (commands, commanded) = mpsc::channel(64);
         let (stop, stopping) = watch::channel(false);
         let running = tokio::spawn(bound.run(events, commanded, stopping));
-        Host { node, address, events: received, commands, counters, stop, running }
+        Host { node, address, events: received, commands, counters, peers, stop, running }
     }
 
     async fn command(&self, command: Command) {

@@ -130,7 +130,8 @@ async fn a_server_refuses_clients_without_certificate_with_another_ca_or_another
     let mut host = ca.host().await;
     let (leaf, other_leaf) = (ca.leaf(), other_ca.leaf());
     // The client itself trusts the server in each case, so that the refusal is the server's.
-    let configs = [ca.client(None, ALPN), ca.client(Some(&other_leaf), ALPN), ca.client(Some(&leaf), b"weft-mesh")];
+    let configs =
+        [ca.client(None, ALPN[0]), ca.client(Some(&other_leaf), ALPN[0]), ca.client(Some(&leaf), b"weft-mesh")];
     for (refused, config) in (1..).zip(configs) {
         if let Ok(mut tls) = connect(config, host.address).await {
             // In TLS 1.3 the client is done before the server has judged it.
@@ -164,7 +165,7 @@ async fn a_client_that_says_nothing_is_cut_before_and_after_its_handshake() {
     let mut silent = TcpStream::connect(host.address).await.unwrap();
     assert!(!matches!(timeout(PATIENCE, silent.read(&mut [0; 16])).await.unwrap(), Ok(1..)));
     host.counted("streams_refused", 1).await;
-    let mut idle = connect(ca.client(Some(&ca.leaf()), ALPN), host.address).await.unwrap();
+    let mut idle = connect(ca.client(Some(&ca.leaf()), ALPN[0]), host.address).await.unwrap();
     assert!(!matches!(timeout(PATIENCE, idle.read(&mut [0; 16])).await.unwrap(), Ok(1..)));
     host.counted("stream_errors", 1).await;
 }
@@ -173,7 +174,7 @@ async fn a_client_that_says_nothing_is_cut_before_and_after_its_handshake() {
 async fn a_client_that_drips_its_request_is_cut_by_the_deadline_of_the_whole() {
     let ca = Ca::new();
     let mut host = Host::start(Settings { deadlines: HASTY, ..ca.settings() }, 64).await;
-    let mut tls = connect(ca.client(Some(&ca.leaf()), ALPN), host.address).await.unwrap();
+    let mut tls = connect(ca.client(Some(&ca.leaf()), ALPN[0]), host.address).await.unwrap();
     let request = stream::encode(&StreamRequest::Sync { claims: vec![claim(1); 100], more: false }).unwrap();
     let dripping = async {
         for byte in request.chunks(1) {
@@ -227,7 +228,7 @@ async fn garbage_on_the_port_is_refused_and_a_members_garbage_ends_its_stream() 
     let endless = stream::encode(&StreamRequest::Sync { claims: Vec::new(), more: true }).unwrap().repeat(8);
     let leaf = ca.leaf();
     for (ended, garbage) in (1..).zip([too_long, cut_short, unreadable, wrong_target, endless]) {
-        let mut tls = connect(ca.client(Some(&leaf), ALPN), host.address).await.unwrap();
+        let mut tls = connect(ca.client(Some(&leaf), ALPN[0]), host.address).await.unwrap();
         let _ = tls.write_all(&garbage).await;
         let _ = tls.shutdown().await;
         assert!(!matches!(timeout(PATIENCE, tls.read(&mut [0; 16])).await.unwrap(), Ok(1..)), "garbage {ended}");

@@ -4,8 +4,11 @@ use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::time::SystemTime;
 
 use super::super::certificate::{NODE_LIFETIME, unix_s};
-use super::super::{renew, token_list};
+use super::super::exchange::{Blob, Reply};
+use super::super::{renew, save_keyring, token_list};
 use super::*;
+use crate::model::NodeId;
+use crate::wire::keyring::{Fingerprint, Keyring};
 
 #[tokio::test]
 async fn a_host_with_a_token_becomes_a_member_and_both_sides_prove_who_they_are() {
@@ -22,7 +25,7 @@ async fn a_host_with_a_token_becomes_a_member_and_both_sides_prove_who_they_are(
     let member = Identity::load(dir.path()).unwrap();
     assert_eq!((member.node, member.name.as_str(), member.cluster.as_str()), (enrolled.node, "web-01", "prod"));
     assert_eq!(member.node, member.record_key.node_id());
-    assert_eq!(member.gossip_key, issuer.identity.gossip_key);
+    assert_eq!(member.keyring, issuer.identity.keyring);
     assert_eq!((&member.grants[..], member.issuer), (&["web-*".to_owned()][..], Some(issuer.address)));
 
     let tls = member.tls().unwrap();
@@ -88,7 +91,7 @@ async fn a_renewed_certificate_is_presented_at_once_and_stays_the_same_hosts() {
 
     let after = Identity::load(dir.path()).unwrap();
     assert_eq!((renewed.node, after.node, &after.grants), (before.node, before.node, &before.grants));
-    assert_eq!((after.issuer, &after.gossip_key), (before.issuer, &before.gossip_key));
+    assert_eq!((after.issuer, &after.keyring), (before.issuer, &before.keyring));
     assert_ne!(after.certificates[0], before.certificates[0]);
     tls.replace_certificate(&after);
 
@@ -134,4 +137,46 @@ async fn a_chain_is_verified_without_a_connection_for_the_records_that_carry_it(
     assert!(issuer.identity.verify_chain(&member.certificates[..1], now).is_err(), "no intermediate");
     assert!(issuer.identity.verify_chain(&[], now).is_err());
     assert!(issuer.identity.verify_chain(&vec![vec![0; 100_000]; 50], now).is_err());
+}
+
+/// A keyring that has been rotated once since `keyring`.
+fn rotated(keyring: &Keyring, node: NodeId) -> Keyring {
+    let key = super::super::new_gossip_key().unwrap();
+    let (old, new) = (keyring.primary(), Fingerprint::of(&key));
+    let keyring = keyring.install(key, node).unwrap().choose(new, node).unwrap();
+    keyring.remove(old, node).unwrap()
+}
+
+#[tokio::test]
+async fn a_newcomer_gets_the_keyring_as_it_is_now_and_renewals_and_new_enrolments_keep_it() {
+    let mut issuer = Issuer::start("prod").await;
+    let (early, before) = issuer.member("web-01").await;
+    let now = rotated(&before.keyring, issuer.identity.node);
+    save_keyring(issuer.path(), &issuer.identity, &now).unwrap();
+    let (late, newcomer) = issuer.member("web-02").await;
+    assert_eq!(newcomer.keyring, now);
+    let key = std::fs::read_to_string(late.path().join("identity/gossip.key")).unwrap();
+    assert_eq!(key.trim(), data_encoding::BASE64.encode(&now.keys()[0].0), "what a host without keyrings reads");
+
+    let later = rotated(&now, before.node);
+    save_keyring(early.path(), &before, &later).unwrap();
+    renew(early.path(), None).await.unwrap();
+    assert_eq!(Identity::load(early.path()).unwrap().keyring, later);
+    issuer.enroll(early.path(), "web-01").await.unwrap();
+    assert_eq!(Identity::load(early.path()).unwrap().keyring, later, "the issuer's is older, and brings nothing back");
+}
+
+#[test]
+fn an_issuer_without_keyrings_is_understood_and_a_host_without_them_understands() {
+    let older = r#"{"enrolled":{"certificates":[],"roots":[],"gossip_key":"AAAA"}}"#;
+    assert!(matches!(serde_json::from_str(older), Ok(Reply::Enrolled { keyring: None, .. })));
+    #[derive(serde::Deserialize)]
+    #[serde(rename_all = "snake_case")]
+    enum Older {
+        #[allow(dead_code, reason = "only that it can be read matters")]
+        Enrolled { certificates: Vec<Blob>, roots: Vec<Blob>, gossip_key: Blob },
+    }
+    let (key, keyring) = (Blob(vec![1; 32]), Some(Blob(vec![2; 100])));
+    let newer = Reply::Enrolled { certificates: Vec::new(), roots: Vec::new(), gossip_key: key, keyring };
+    assert!(serde_json::from_str::<Older>(&serde_json::to_string(&newer).unwrap()).is_ok());
 }

@@ -121,15 +121,16 @@ async fn an_enrolment_that_breaks_off_half_way_leaves_the_old_identity_in_force(
     let (dir, before) = issuer.member("web-01").await;
     let certificates = before.certificates.iter().cloned().map(Blob).collect();
     let roots = vec![Blob(issuer.identity.root_certificates[0].to_vec())];
-    let old_key = Reply::Enrolled { certificates, roots: roots.clone(), gossip_key: Blob(vec![0; 32]) };
-    let nothing = Reply::Enrolled { certificates: vec![], roots, gossip_key: Blob(vec![0; 32]) };
-    let other_root = Reply::Enrolled { certificates: vec![], roots: vec![], gossip_key: Blob(vec![0; 32]) };
+    let old_key = Reply::Enrolled { certificates, roots: roots.clone(), gossip_key: Blob(vec![0; 32]), keyring: None };
+    let nothing = Reply::Enrolled { certificates: vec![], roots, gossip_key: Blob(vec![0; 32]), keyring: None };
+    let other_root =
+        Reply::Enrolled { certificates: vec![], roots: vec![], gossip_key: Blob(vec![0; 32]), keyring: None };
     let renewed = Reply::Renewed { certificates: vec![] };
     for reply in [old_key, nothing, other_root, renewed] {
         let token = answering(&issuer, reply).await;
         assert!(enroll(&token, dir.path(), &name("web-01")).await.is_err());
         let after = Identity::load(dir.path()).unwrap();
-        assert_eq!((after.certificates, after.gossip_key), (before.certificates.clone(), before.gossip_key.clone()));
+        assert_eq!((after.certificates, after.keyring), (before.certificates.clone(), before.keyring.clone()));
     }
 }
 

@@ -77,6 +77,8 @@ pub(crate) struct Host<C, I> {
     pub(crate) tick_at: Option<u64>,
     /// The process does nothing until then.
     pub(crate) busy_until: u64,
+    /// Its timers run, but what it sends and what it is sent waits until then.
+    pub(crate) messages_held_until: u64,
     /// The event that wakes it is in the queue.
     pub(crate) wakes_at: Option<u64>,
     /// What arrives meanwhile waits in its sockets (else it is lost, as with a machine that is suspended).
@@ -103,6 +105,7 @@ impl<C, I> Host<C, I> {
             drift_ppm: 0,
             tick_at: None,
             busy_until: 0,
+            messages_held_until: 0,
             wakes_at: None,
             sockets_keep: true,
             tick_waits: false,

@@ -12,6 +12,7 @@
 
 pub(crate) mod driven;
 pub(crate) mod host;
+pub(crate) mod memberlist;
 pub(crate) mod network;
 pub(crate) mod observe;
 pub(crate) mod queue;

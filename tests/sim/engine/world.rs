@@ -159,6 +159,15 @@ impl<C: Core> World<C> {
         self.busy(host, self.now_us + micros(time), false);
     }
 
+    /// The process's timers run on, but its messages wait before they are sent and after they are received: a starved network
+    /// thread, and the anomaly of Lifeguard's experiments (section V).
+    pub(crate) fn hold_messages(&mut self, host: u32, time: Duration) {
+        let until_us = self.now_us + micros(time);
+        let machine = self.host_mut(host);
+        machine.messages_held_until = machine.messages_held_until.max(until_us);
+        self.wake_later(host);
+    }
+
     /// Every event costs the host's process so much from now on.
     pub(crate) fn slow(&mut self, host: u32, event_cost: Duration) {
         self.host_mut(host).event_cost_us = micros(event_cost);
@@ -261,9 +270,10 @@ impl<C: Core> World<C> {
 
     fn wake_later(&mut self, host: u32) {
         let machine = &mut self.hosts[host as usize];
-        if machine.wakes_at.is_none_or(|at| at < machine.busy_until) {
-            machine.wakes_at = Some(machine.busy_until);
-            self.queue.push(machine.busy_until, Event::Wake { host });
+        let until = machine.busy_until.max(machine.messages_held_until);
+        if machine.wakes_at.is_none_or(|at| at < until) {
+            machine.wakes_at = Some(until);
+            self.queue.push(until, Event::Wake { host });
         }
     }
 
@@ -315,7 +325,8 @@ impl<C: Core> World<C> {
             machine.traffic.datagrams_received += 1;
             machine.traffic.receive(now_us, C::kind(message), C::bytes(message));
         }
-        if machine.busy_until <= now_us && machine.inbox.is_empty() {
+        let is_free = machine.busy_until <= now_us && machine.messages_held_until <= now_us;
+        if is_free && machine.inbox.is_empty() {
             return self.handle(event);
         }
         if matches!(event, Event::Datagram { .. }) {
@@ -338,7 +349,7 @@ impl<C: Core> World<C> {
             return;
         }
         machine.wakes_at = None;
-        if machine.busy_until > self.now_us {
+        if machine.busy_until > self.now_us || machine.messages_held_until > self.now_us {
             return self.wake_later(host);
         }
         machine.sockets_keep = true;
@@ -507,13 +518,14 @@ impl<C: Core> World<C> {
         if to as usize >= self.hosts.len() {
             return;
         }
+        let sent_us = self.now_us.max(self.hosts[from as usize].messages_held_until);
         if self.network.duplicates(&mut self.rng)
             && let Some(time) = self.network.datagram(&mut self.rng, from, to)
         {
-            self.queue.push(self.now_us + time, Event::Datagram { to, from, message: message.clone() });
+            self.queue.push(sent_us + time, Event::Datagram { to, from, message: message.clone() });
         }
         if let Some(time) = self.network.datagram(&mut self.rng, from, to) {
-            self.queue.push(self.now_us + time, Event::Datagram { to, from, message });
+            self.queue.push(sent_us + time, Event::Datagram { to, from, message });
         }
     }
 
@@ -526,6 +538,8 @@ impl<C: Core> World<C> {
         let bytes = C::stream_bytes(&request);
         let exists = (to as usize) < self.hosts.len();
         let time = if exists { self.network.stream(&mut self.rng, from, to, bytes, fresh) } else { None };
+        let held = self.hosts[from as usize].messages_held_until.saturating_sub(now_us);
+        let time = time.map(|time| time + held);
         let deadline = match time {
             Some(time) if time < CONNECT_DEADLINE_US => {
                 self.hosts[from as usize].traffic.send(now_us, Kind::Stream, bytes);

@@ -213,7 +213,7 @@ async fn a_host_that_leaves_withdraws_its_services_first_and_takes_no_more() {
 async fn withdrawal_is_done_when_the_tombstones_have_been_sent() {
     let dir = enrolled();
     let mut bench = Bench::start(dir.path(), vec![service("web", &[])]);
-    bench.owner.catalog.set_peers(vec![NodeId([9; 16])]);
+    bench.owner.catalog.set_peers(vec![NodeId([9; 16]).into()]);
     bench.owner.withdraw();
     assert!(!bench.owner.is_withdrawn());
     for tenth in 1..50 {

@@ -1,8 +1,10 @@
 //! The owner with a real store and real keys, and channels in place of the drivers. `life` is a service from registration
-//! to withdrawal, `registering` what is taken, refused and kept, `operating` joins, reloads and a disk that was set back.
+//! to withdrawal, `registering` what is taken, refused and kept, `operating` joins, reloads and a disk that was set back,
+//! `poison` records that it must not die of twice, and hosts and services gone mad.
 
 mod life;
 mod operating;
+mod poison;
 mod registering;
 
 use std::net::Ipv4Addr;
@@ -23,7 +25,7 @@ use crate::config::{
 use crate::health;
 use crate::identity::{PeerIdentity, ca_init};
 use crate::model::{Health, NodeName, Protocol, RecordId, RecordKind, ServiceId, ServiceName, Weights};
-use crate::store::{Registrations, Store};
+use crate::store::{Opened, Registrations, Store};
 
 /// One start of an agent's owner.
 struct Bench {
@@ -55,7 +57,7 @@ impl Bench {
     }
 
     fn start_with(dir: &Path, files: Files) -> Bench {
-        let store = Store::open(dir, Duration::from_secs(10)).unwrap().store;
+        let Opened { store, records, .. } = Store::open(dir, Duration::from_secs(10)).unwrap();
         let identity = Arc::new(Identity::load(dir).unwrap());
         let epoch = store.next_epoch().unwrap();
         let stored = kept::read(store.registrations().unwrap(), read_service, read_check);
@@ -81,6 +83,7 @@ impl Bench {
         let (changes, changed) = watch::channel(0);
         let (commands, gossip) = mpsc::channel(64);
         let (requests, checks) = mpsc::channel(8);
+        let quarantine = Quarantine::load(&store, env!("CARGO_PKG_VERSION"));
         let out = Outlets {
             directory: directory.clone(),
             local: local.clone(),
@@ -90,8 +93,9 @@ impl Bench {
             checks: requests,
             store: store.writer().unwrap(),
         };
-        let begin = Beginning { identity, facts, epoch, swim, catalog, vips, has_seeds: false, rises };
+        let begin = Beginning { identity, facts, epoch, swim, catalog, vips, has_seeds: false, rises, quarantine };
         let mut owner = Owner::new(begin, out);
+        owner.restore(records);
         owner.introduce(files, stored).unwrap();
         let mut bench = Bench { owner, directory, local, changed, gossip, checks, running: Vec::new() };
         bench.turn();

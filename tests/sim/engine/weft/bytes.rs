@@ -3,7 +3,7 @@
 
 use std::net::SocketAddr;
 
-use weft::model::{CatalogMessage, Claim, OriginSummary, Probe, Record, Want};
+use weft::model::{CatalogMessage, Claim, OriginSummary, Probe, Record, RecordRef, Want};
 use weft::wire::packet::ENVELOPE_BYTES;
 use weft::wire::seal::OVERHEAD_BYTES;
 use weft::wire::stream::PREFIX_BYTES;
@@ -81,6 +81,10 @@ pub(super) fn datagram(packet: &Packet) -> usize {
                     length(hashes.len()) + hashes.iter().map(|hash| integer(*hash)).sum::<usize>()
                 }
                 CatalogMessage::Summaries { origins, .. } => 1 + summaries(origins) + 1,
+                CatalogMessage::Fresh(names) | CatalogMessage::Request(names) => {
+                    let one = |name: &RecordRef| ID + integer(name.version.epoch) + integer(name.version.sequence);
+                    length(names.len()) + names.iter().map(one).sum::<usize>()
+                }
             }
         }
     };

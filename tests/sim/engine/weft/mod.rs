@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
-use weft::catalog::{self, Catalog};
+use weft::catalog::{self, Catalog, Peer};
 use weft::model::{CatalogMessage, Claim, MemberState, NodeId, NodeName, Probe, Record, SwimMessage, Version, Want};
 use weft::swim::{self, Swim};
 
@@ -316,8 +316,8 @@ impl Weft {
             }
         }
         if let Some(catalog) = self.catalog.as_mut().filter(|_| changed) {
-            catalog.set_peers(self.swim.alive().map(|(node, _)| node).collect());
-            alive.into_iter().for_each(|node| catalog.start_sync(now, node));
+            catalog.set_peers(self.swim.alive().map(|(node, _)| Peer::from(node)).collect());
+            alive.into_iter().for_each(|node| catalog.met(now, node));
             self.save_at.get_or_insert(now + SAVE_INTERVAL);
         }
     }
@@ -366,7 +366,7 @@ impl Core for Weft {
     fn receive(&mut self, now: Now, from: u32, message: Packet) {
         match message.content {
             Content::Swim(swim) => self.swim.receive(now, message.sender, address_of(from), swim),
-            Content::Catalog(CatalogMessage::Delta(records)) => self.take_deltas(now, records),
+            Content::Catalog(CatalogMessage::Delta(records)) => self.take_deltas(now, message.sender, records),
             Content::Catalog(content) => self.with_catalog(|catalog| catalog.receive(now, message.sender, content)),
         }
         self.settle(now);

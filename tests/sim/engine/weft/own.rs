@@ -41,8 +41,11 @@ impl Weft {
         if self.catalog.is_none() {
             return;
         }
-        let version = Version { epoch: self.version.epoch, sequence: 0 };
-        self.floor = Some(Floor { version, earliest: FLOOR_DELAY, latest: FLOOR_DELAY_MAX });
+        // Fleets without own records measure what else is said: in them a floor, which travels as such a record does, has no place.
+        if self.setup.node_bytes.is_some() {
+            let version = Version { epoch: self.version.epoch, sequence: 0 };
+            self.floor = Some(Floor { version, earliest: FLOOR_DELAY, latest: FLOOR_DELAY_MAX });
+        }
         self.publish_node(Now::ZERO);
         let services: Vec<(u32, u64)> = self.disk.services.iter().map(|(id, revision)| (*id, *revision)).collect();
         for (id, revision) in services {

@@ -5,7 +5,7 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::time::Duration;
 
 use bytes::Bytes;
-use weft::catalog::{Catalog, Merge, Relay};
+use weft::catalog::{Catalog, Merge, Relay, Screen};
 use weft::model::{NodeId, Record, RecordId, RecordKind, SIGNATURE_BYTES, Version};
 
 use super::super::driven::{Effect, End, Now};
@@ -44,14 +44,17 @@ fn is_node(record: &Record) -> bool {
 }
 
 impl Weft {
-    pub(super) fn take_deltas(&mut self, now: Now, records: Vec<Record>) {
-        if self.catalog.is_none() {
-            return;
-        }
+    pub(super) fn take_deltas(&mut self, now: Now, sender: NodeId, records: Vec<Record>) {
         let before = self.refused;
         for record in records {
-            if self.refused - before < OFFENCES_MAX as u64 {
-                self.take_record(now, record, Relay::Eager);
+            let Some(catalog) = &mut self.catalog else { return };
+            if self.refused - before >= OFFENCES_MAX as u64 {
+                continue;
+            }
+            match catalog.screen(now, &record) {
+                Screen::Take => self.take_record(now, record, Relay::Delta(sender)),
+                Screen::Known => self.effects.push_back(Effect::Got { item: item_of(&record), fresh: false }),
+                Screen::OverRate { .. } => {}
             }
         }
     }

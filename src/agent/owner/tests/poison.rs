@@ -1,0 +1,226 @@
+//! Records that this agent fails on: not twice by a panic that could be caught, not a third time by one that could not,
+//! and never passed on. And hosts and services that change more than anybody can use.
+
+use super::*;
+use crate::agent::own::OwnLog;
+use crate::model::{Record, Version};
+
+/// Another host of the cluster, with its log.
+struct Other {
+    identity: Identity,
+    log: OwnLog,
+    _dir: TempDir,
+}
+
+impl Other {
+    fn new() -> Other {
+        let dir = enrolled();
+        let identity = Identity::load(dir.path()).unwrap();
+        Other { log: OwnLog::new(identity.node, 1), identity, _dir: dir }
+    }
+
+    fn record(&mut self, service_id: &str) -> Record {
+        self.log.service(&self.identity.record_key, &service(service_id, &[]).instance).unwrap()
+    }
+}
+
+impl Bench {
+    /// Trusts the other host, as its node record would make it.
+    fn meet(&mut self, other: &Other) {
+        let peer = PeerIdentity::from_der(&other.identity.certificates[0]).unwrap();
+        self.owner.gate.prove(Arc::new(peer));
+    }
+
+    fn hear(&mut self, other: &Other, records: &[Record]) {
+        let message = CatalogMessage::Delta(records.to_vec());
+        self.owner.on_gossip(gossip::Event::Catalog { sender: other.identity.node, message });
+    }
+
+    fn holds(&self, record: &Record) -> bool {
+        self.owner.catalog.get(&record.id()).is_some()
+    }
+
+    /// What was asked of the store is on disk when this returns, and nothing else of an orderly end has happened.
+    fn die(self) {
+        assert!(self.owner.out.store.close(STORE_CLOSE_DEADLINE));
+    }
+
+    /// Hears the record, which must kill this start.
+    fn die_of(mut self, other: &Other, record: &Record) {
+        self.meet(other);
+        let died = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+            self.hear(other, std::slice::from_ref(record));
+        }));
+        assert!(died.is_err());
+        self.die();
+    }
+}
+
+#[tokio::test]
+async fn a_panic_while_judging_quarantines_the_record_at_once_and_the_agent_goes_on() {
+    let (dir, mut other) = (enrolled(), Other::new());
+    let records = [other.record("before"), other.record("poison-judge"), other.record("after")];
+    let mut bench = Bench::start(dir.path(), Vec::new());
+    bench.meet(&other);
+    bench.hear(&other, &records);
+    bench.turn();
+    assert_eq!(records.each_ref().map(|record| bench.holds(record)), [true, false, true]);
+    assert_eq!(bench.owner.quarantine.count(), 1);
+    let wants = [crate::model::Want { origin: other.identity.node, after: Version::ZERO }];
+    assert_eq!(bench.owner.catalog.answer(&wants, 100_000).0.len(), 2, "nor is it offered");
+    bench.hear(&other, &records);
+    assert_eq!(bench.owner.quarantine.refused, 1, "the second time it is not even read");
+    bench.stop();
+
+    let mut bench = Bench::start(dir.path(), Vec::new());
+    bench.meet(&other);
+    bench.hear(&other, &records);
+    assert_eq!((bench.owner.quarantine.count(), bench.owner.quarantine.refused), (1, 1), "nor after a restart");
+    bench.stop();
+}
+
+#[tokio::test]
+async fn a_record_that_two_starts_in_a_row_died_of_is_left_alone_by_the_third() {
+    let (dir, mut other) = (enrolled(), Other::new());
+    let poison = other.record("poison-merge");
+    Bench::start(dir.path(), Vec::new()).die_of(&other, &poison);
+    let second = Bench::start(dir.path(), Vec::new());
+    assert_eq!(second.owner.quarantine.count(), 0, "one death proves nothing");
+    second.die_of(&other, &poison);
+
+    let mut third = Bench::start(dir.path(), Vec::new());
+    third.meet(&other);
+    let harmless = other.record("web");
+    third.hear(&other, &[poison.clone(), harmless.clone()]);
+    third.turn();
+    assert_eq!((third.owner.quarantine.count(), third.holds(&poison), third.holds(&harmless)), (1, false, true));
+    third.stop();
+    let fourth = Bench::start(dir.path(), Vec::new());
+    assert_eq!(fourth.owner.quarantine.count(), 1, "an orderly end does not forgive it");
+    fourth.stop();
+}
+
+#[tokio::test]
+async fn an_orderly_run_between_two_deaths_clears_the_suspicion() {
+    let (dir, mut other) = (enrolled(), Other::new());
+    let poison = other.record("poison-merge");
+    for _ in 0..2 {
+        Bench::start(dir.path(), Vec::new()).die_of(&other, &poison);
+        Bench::start(dir.path(), Vec::new()).stop();
+    }
+    let bench = Bench::start(dir.path(), Vec::new());
+    assert_eq!(bench.owner.quarantine.count(), 0);
+    bench.stop();
+}
+
+#[tokio::test]
+async fn what_is_published_is_not_in_hand_any_more_and_what_is_not_yet_is() {
+    let (dir, mut other) = (enrolled(), Other::new());
+    let records = [other.record("a"), other.record("b")];
+    for is_published in [true, false, false] {
+        let mut bench = Bench::start(dir.path(), Vec::new());
+        bench.meet(&other);
+        bench.hear(&other, &records);
+        bench.owner.quarantine.settle();
+        if is_published {
+            bench.turn();
+        }
+        // So that each start hears them for the first time.
+        records.iter().for_each(|record| bench.owner.out.store.remove_record(record.id()));
+        bench.die();
+    }
+    let bench = Bench::start(dir.path(), Vec::new());
+    assert_eq!(bench.owner.quarantine.count(), 2, "two starts died before they had published them");
+    bench.stop();
+}
+
+#[tokio::test]
+async fn a_record_from_the_store_that_kills_every_start_is_let_go() {
+    let (dir, mut other) = (enrolled(), Other::new());
+    let record = other.record("poison-restore");
+    let store = Store::open(dir.path(), Duration::from_secs(10)).unwrap().store;
+    store.save_records(std::slice::from_ref(&record)).unwrap();
+    store.flush().unwrap();
+    drop(store);
+    for _ in 0..2 {
+        // As the start of an agent does it, up to where it dies.
+        let opened = Store::open(dir.path(), Duration::from_secs(10)).unwrap();
+        assert_eq!(opened.records.len(), 1);
+        let mut quarantine = Quarantine::load(&opened.store, env!("CARGO_PKG_VERSION"));
+        assert!(!quarantine.holds(&record));
+        quarantine.watch(&record, || ());
+    }
+    let bench = Bench::start(dir.path(), Vec::new());
+    assert_eq!((bench.owner.quarantine.count(), bench.holds(&record)), (1, false));
+    bench.stop();
+    assert!(Store::open(dir.path(), Duration::from_secs(10)).unwrap().records.iter().all(|kept| *kept != record));
+}
+
+#[tokio::test]
+async fn a_record_that_takes_too_long_is_quarantined() {
+    let (dir, mut other) = (enrolled(), Other::new());
+    let record = other.record("web");
+    let mut bench = Bench::start(dir.path(), Vec::new());
+    bench.meet(&other);
+    bench.owner.quarantine.lose_patience();
+    bench.hear(&other, std::slice::from_ref(&record));
+    assert_eq!((bench.owner.quarantine.count(), bench.holds(&record)), (1, false));
+    bench.stop();
+}
+
+#[tokio::test]
+async fn another_version_of_the_agent_tries_again() {
+    let (dir, mut other) = (enrolled(), Other::new());
+    let mut bench = Bench::start(dir.path(), Vec::new());
+    bench.meet(&other);
+    let poison = other.record("poison-judge");
+    bench.hear(&other, &[poison]);
+    assert_eq!(bench.owner.quarantine.count(), 1);
+    bench.stop();
+    let store = Store::open(dir.path(), Duration::from_secs(10)).unwrap().store;
+    assert_eq!(Quarantine::load(&store, env!("CARGO_PKG_VERSION")).count(), 1);
+    assert_eq!(Quarantine::load(&store, "a later one").count(), 0);
+}
+
+#[tokio::test]
+async fn a_neighbour_gone_mad_costs_a_bounded_number_of_signature_checks_and_merges() {
+    let (dir, mut mad, mut calm) = (enrolled(), Other::new(), Other::new());
+    let mut bench = Bench::start(dir.path(), Vec::new());
+    bench.meet(&mad);
+    bench.meet(&calm);
+    let begun = Instant::now();
+    for _ in 0..3_000 {
+        let flap = mad.record("web");
+        bench.hear(&mad, &[flap]);
+    }
+    let other = calm.record("db");
+    bench.hear(&calm, std::slice::from_ref(&other));
+    let counters = bench.owner.catalog.counters();
+    let config = catalog::Config::default();
+    let room = u64::from(config.origin_burst) + u64::from(config.origin_rate) * (begun.elapsed().as_secs() + 1);
+    assert!(counters.records_applied <= room + 2, "{counters:?}");
+    assert!(counters.records_over_rate >= 3_000 - room && bench.holds(&other));
+    bench.stop();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_service_that_flaps_is_published_with_its_last_state_and_not_with_every_one() {
+    let dir = enrolled();
+    let mut bench = Bench::start(dir.path(), vec![service("web", &["c"])]);
+    bench.verdict(Some("web"), "c", Health::Passing);
+    let before = bench.owner.own.version().sequence;
+    for flap in 0..2_001 {
+        bench.verdict(Some("web"), "c", if flap % 2 == 0 { Health::Critical } else { Health::Passing });
+    }
+    let published = bench.owner.own.version().sequence - before;
+    assert!((1..=12).contains(&published), "{published} records of 2,001 changes");
+    assert!(bench.owner.pace.coalesced > 900);
+    let due = bench.owner.next_turn();
+    assert!(due <= Instant::now() + Duration::from_millis(200), "the last state is not forgotten");
+    tokio::time::advance(Duration::from_millis(201)).await;
+    bench.turn();
+    bench.turn();
+    assert_eq!(bench.told("web"), Some(Health::Critical));
+    assert!(bench.owner.pace_due().is_none_or(|due| due > Instant::now()));
+    bench.stop();
+}
