@@ -11,6 +11,7 @@ mod joining;
 mod lies;
 mod partition;
 mod restart;
+mod storms;
 
 use engine::weft::{Fleet, Setup};
 

@@ -16,6 +16,7 @@ pub(crate) mod memberlist;
 pub(crate) mod network;
 pub(crate) mod observe;
 pub(crate) mod queue;
+pub(crate) mod storm;
 pub(crate) mod weft;
 pub(crate) mod world;
 

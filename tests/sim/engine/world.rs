@@ -168,6 +168,16 @@ impl<C: Core> World<C> {
         self.wake_later(host);
     }
 
+    /// Whatever the process stood still for is over.
+    pub(crate) fn resume(&mut self, host: u32) {
+        let now_us = self.now_us;
+        let machine = self.host_mut(host);
+        machine.busy_until = machine.busy_until.min(now_us);
+        machine.messages_held_until = machine.messages_held_until.min(now_us);
+        machine.wakes_at = Some(now_us);
+        self.queue.push(now_us, Event::Wake { host });
+    }
+
     /// Every event costs the host's process so much from now on.
     pub(crate) fn slow(&mut self, host: u32, event_cost: Duration) {
         self.host_mut(host).event_cost_us = micros(event_cost);

@@ -194,6 +194,8 @@ pub(crate) struct Weft {
     calls: BTreeMap<u64, Call>,
     tokens: u64,
     effects: VecDeque<Effect<Packet, Stream>>,
+    /// Hosts that were let go.
+    pub(crate) forgets: u64,
     /// Records that were not what they said.
     pub(crate) refused: u64,
 }
@@ -235,6 +237,7 @@ impl Weft {
             calls: BTreeMap::new(),
             tokens: 0,
             effects: VecDeque::new(),
+            forgets: 0,
             refused: 0,
         };
         weft.restore_records();

@@ -73,6 +73,12 @@ impl Weft {
         self.settle(now);
     }
 
+    /// The revisions of what is registered, by the key of its record; nothing once the host withdraws.
+    pub(crate) fn registered(&self) -> std::collections::BTreeMap<Vec<u8>, u64> {
+        let services = self.services.iter().filter(|(_, service)| service.published);
+        services.map(|(id, service)| (service_key(*id).to_vec(), service.revision)).collect()
+    }
+
     /// Withdraws what is registered, then says goodbye.
     pub(crate) fn leave(&mut self, now: Now) {
         if self.leaving.is_none() {

@@ -155,6 +155,7 @@ impl Weft {
     }
 
     pub(super) fn forget_origin(&mut self, node: NodeId) {
+        self.forgets += 1;
         self.with_catalog(|catalog| catalog.forget_origin(node));
         self.proven.remove(&node);
         let released = self.waiting.remove(&node).unwrap_or_default();

@@ -1,0 +1,32 @@
+//! Storms by seed: see `engine::storm`. `WEFT_SIM_SEED=N` runs one of them alone, aloud.
+
+use crate::engine::storm;
+
+/// Seeds in a run; half of them in each of two tests, for two processors.
+const SEEDS: u64 = 240;
+
+fn storms(seeds: impl Iterator<Item = u64>) {
+    let chosen = std::env::var("WEFT_SIM_SEED").ok().map(|seed| seed.parse().expect("WEFT_SIM_SEED is a number"));
+    let seeds: Vec<u64> = chosen.map_or_else(|| seeds.collect(), |seed| vec![seed]);
+    let mut failures = Vec::new();
+    for seed in seeds {
+        match storm::run(seed) {
+            Ok(summary) => println!("{summary}"),
+            Err(failure) => {
+                println!("{failure}");
+                failures.push((failure.seed, failure.what));
+            }
+        }
+    }
+    assert!(failures.is_empty(), "run each alone by WEFT_SIM_SEED=N: {failures:#?}");
+}
+
+#[test]
+fn nothing_unsafe_happens_in_a_storm_and_all_comes_true_after_it() {
+    storms((0..SEEDS).filter(|seed| seed % 2 == 0));
+}
+
+#[test]
+fn nor_in_the_other_half_of_the_storms() {
+    storms((0..SEEDS).filter(|seed| seed % 2 == 1));
+}
