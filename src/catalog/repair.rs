@@ -36,6 +36,8 @@ struct Offer {
     summary: OriginSummary,
     /// True if it came as an announcement, to be passed on once the records are here.
     announced: bool,
+    /// Records in the middle are missing as well: a pull of the newest did not help.
+    whole: bool,
 }
 
 #[derive(Debug)]
@@ -111,7 +113,8 @@ impl Catalog {
         let is_better = before.is_none_or(|before| summary.newest >= before.summary.newest);
         if is_better && (before.is_some() || pending.len() < PENDING_MAX) {
             let announced = announced || before.is_some_and(|before| before.announced);
-            pending.insert(summary.origin, Offer { peer: from, summary, announced });
+            let whole = before.is_some_and(|before| before.whole);
+            pending.insert(summary.origin, Offer { peer: from, summary, announced, whole });
         }
     }
 
@@ -184,6 +187,8 @@ impl Catalog {
         for offer in chosen {
             self.repair.pending.remove(&offer.summary.origin);
             if let Some((after, from_agreement)) = self.want(&offer.summary) {
+                let (after, from_agreement) =
+                    if offer.whole { (Version::ZERO, false) } else { (after, from_agreement) };
                 let changes = self.origins.get(&offer.summary.origin).map_or(0, |origin| origin.changes());
                 origins.push(Pulling { offer, after, from_agreement, changes });
             }
@@ -244,7 +249,8 @@ impl Catalog {
         } else if !equal && newest <= summary.newest {
             if changed || !*from_agreement || offer.announced {
                 // Something older is missing as well: the whole origin, then.
-                self.repair.pending.entry(summary.origin).or_insert(*offer);
+                let whole = Offer { whole: true, ..*offer };
+                self.repair.pending.entry(summary.origin).and_modify(|other| other.whole = true).or_insert(whole);
             } else {
                 // Most likely it is the peer that lacks something. It has been told; the whole origin, if that does not help.
                 self.repair.note_fruitless(now, summary, PEER_REPAIR_TIME);

@@ -123,8 +123,13 @@ impl Owner {
             // Nothing new. The same bytes from a peer confirm what came from the store.
             if held.encoded() == record.encoded() {
                 self.catalog.merge(now, record, relay);
+                return Taken::Fairly;
             }
-            return Taken::Fairly;
+            // So does an older version, once judged: a host whose disk was set back meets its own future only if those who
+            // hold it from their stores alone may tell.
+            if self.catalog.is_confirmed(&record.id()) {
+                return Taken::Fairly;
+            }
         }
         if self.quarantine.holds(&record) {
             return Taken::Fairly;

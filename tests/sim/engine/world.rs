@@ -19,6 +19,9 @@ const CONNECT_DEADLINE_US: u64 = 5_000_000;
 /// And for an answer over one that did.
 const ANSWER_DEADLINE_US: u64 = 10_000_000;
 
+/// More events within one microsecond mean that a timer never moves on.
+const EVENTS_AT_ONCE_MAX: u32 = 1_000_000;
+
 /// What happens.
 pub(crate) enum Event<M, S> {
     Datagram {
@@ -70,6 +73,8 @@ pub(crate) struct World<C: Core> {
     queue: Queue<Happening<C>>,
     /// Hosts whose process has ended by itself and that nobody has looked at.
     ended: Vec<u32>,
+    /// Events of the current microsecond.
+    events_now: u32,
     /// Time spent in the cores, if it is to be measured.
     pub(crate) core_time: Option<Duration>,
 }
@@ -90,6 +95,7 @@ impl<C: Core> World<C> {
             rng: ChaCha8Rng::seed_from_u64(seed),
             queue: Queue::default(),
             ended: Vec::new(),
+            events_now: 0,
             core_time: None,
         }
     }
@@ -290,8 +296,10 @@ impl<C: Core> World<C> {
     /// Handles the next event that is due by `end_us`.
     fn step(&mut self, end_us: u64) -> bool {
         let Some((at_us, next)) = self.queue.pop(end_us) else { return false };
-        self.now_us = at_us;
         self.observer.events += 1;
+        self.events_now = if at_us == self.now_us { self.events_now + 1 } else { 0 };
+        assert!(self.events_now < EVENTS_AT_ONCE_MAX, "seed {}: time stands still at {at_us} µs", self.seed);
+        self.now_us = at_us;
         match next {
             Next::Tick(host) => self.tick(host),
             Next::Event(event) => self.take(event),

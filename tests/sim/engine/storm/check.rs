@@ -88,21 +88,27 @@ impl Checker {
                     return Some(format!("host {viewer} of host {origin}: {what}"));
                 }
             }
-            let current = |record: &&Record| {
-                let (host, generation) = host_of(record.origin());
-                fleet.world.host(host).generation == generation
-            };
-            if !first.held().filter(current).eq(weft.held().filter(current)) {
-                let missing = |a: &Weft, b: &Weft| {
-                    let lacks = a.held().filter(current).find(|record| !b.held().any(|other| other == *record));
-                    lacks.map(|record| format!("{record:?}"))
+            let (ours, theirs) = (current(fleet, first), current(fleet, weft));
+            if ours != theirs {
+                let missing = |these: &[&Record], those: &[&Record]| {
+                    these.iter().find(|record| !those.contains(record)).map(|record| format!("{record:?}"))
                 };
-                let (more, less) = (missing(first, weft), missing(weft, first));
+                let (more, less) = (missing(&ours, &theirs), missing(&theirs, &ours));
                 return Some(format!("catalogs of {} and {viewer} differ: {more:?} / {less:?}", running[0]));
             }
         }
         None
     }
+}
+
+/// What is held of hosts as they are installed now, and what others have confirmed: what the stores of restarted hosts alone
+/// speak for is shown there and offered to nobody.
+fn current<'a>(fleet: &Fleet, weft: &'a Weft) -> Vec<&'a Record> {
+    let is_current = |record: &&Record| {
+        let (host, generation) = host_of(record.origin());
+        fleet.world.host(host).generation == generation
+    };
+    weft.confirmed().filter(is_current).collect()
 }
 
 /// What a viewer holds of a running host's services that is not what that host has registered.

@@ -158,6 +158,8 @@ impl Storm {
                     return Ok((members_well.map_or(at, |well| well.min(at)) - since, at - since));
                 }
                 (None, Some(_)) => {}
+                // The last of the storm may still be under way: suspicions that end well.
+                (Some(_), Some(_)) if now < since + CALM_WITHIN => all_well = None,
                 (Some(what), Some(_)) => return Err(self.fail(format!("all was well, and then was not: {what}"))),
                 (Some(what), None) if now >= since + CALM_WITHIN => {
                     return Err(self.fail(format!("{CALM_WITHIN:?} after everything has healed: {what}")));

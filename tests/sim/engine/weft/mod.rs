@@ -179,6 +179,8 @@ pub(crate) struct Weft {
     pub(crate) catalog: Option<Catalog>,
     pub(crate) disk: Disk,
     version: Version,
+    /// Of the last input.
+    now: Now,
     pub(crate) services: BTreeMap<u32, Service>,
     floor: Option<Floor>,
     /// Origins whose own record was admitted.
@@ -224,6 +226,7 @@ impl Weft {
             catalog,
             version: Version { epoch: disk.epoch, sequence: 0 },
             disk,
+            now: Now::ZERO,
             services: BTreeMap::new(),
             floor: None,
             proven: BTreeSet::from([node]),
@@ -278,6 +281,7 @@ impl Weft {
 
     /// The owner's turn: what the cores put out, and what is due besides.
     fn settle(&mut self, now: Now) {
+        self.now = now;
         self.after_swim(now);
         self.keep_floor(now);
         self.keep_leaving(now);

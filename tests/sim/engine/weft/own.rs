@@ -132,7 +132,8 @@ impl Weft {
     }
 
     pub(super) fn floor_due(&self) -> Option<Now> {
-        self.floor.map(|floor| floor.earliest)
+        let floor = self.floor?;
+        Some(if floor.earliest > self.now { floor.earliest } else { floor.latest })
     }
 
     fn publish_node(&mut self, now: Now) {

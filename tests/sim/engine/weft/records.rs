@@ -100,8 +100,12 @@ impl Weft {
             // Nothing new. The same bytes from a peer confirm what came from the store.
             if held.encoded() == record.encoded() {
                 catalog.merge(now, record, relay);
+                return;
             }
-            return;
+            // So does an older version, once judged: else a host that was set back never meets its own future.
+            if catalog.is_confirmed(&record.id()) {
+                return;
+            }
         }
         if record.signature() != SIGNATURE {
             self.refused += 1;
@@ -211,6 +215,11 @@ impl Weft {
         let id = RecordId { origin, kind: RecordKind::SERVICE, key: service_key(service) };
         let record = self.catalog.as_ref()?.get(&id).filter(|record| !record.header().tombstone)?;
         record.body().first_chunk().map(|bytes| u64::from_be_bytes(*bytes))
+    }
+
+    /// All that the catalog holds and that others may be told.
+    pub(crate) fn confirmed(&self) -> impl Iterator<Item = &Record> {
+        self.catalog.iter().flat_map(|catalog| catalog.held().filter(|record| catalog.is_confirmed(&record.id())))
     }
 
     /// All that the catalog holds, tombstones included.
