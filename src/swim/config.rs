@@ -33,7 +33,8 @@ pub struct Config {
     pub gossip_interval: Duration,
     /// Hosts that get each round of gossip.
     pub gossip_fanout: usize,
-    /// A claim is sent `retransmit_mult` × ⌈log10(N+1)⌉ times by each host. 4 reaches all of 1,000 hosts through heavy loss.
+    /// A claim is sent `retransmit_mult` × ⌈log10(N+1)⌉ times by each host, and ten times at least: with c copies from each, a
+    /// host is missed by chance once in e^c. 4 reaches all of 1,000 hosts through heavy loss.
     pub retransmit_mult: u32,
     /// Pause between two push-pull exchanges with a random host. They cost O(N) bytes, so the pause grows with N beyond
     /// [`SYNC_PEERS_FLAT`] hosts.
@@ -56,6 +57,9 @@ pub struct Config {
 pub const HEALTH_SCORE_MAX: u32 = 8;
 /// Up to so many hosts the exchange's pause is `sync_interval`; beyond, it grows so that bytes per second stay flat.
 pub const SYNC_PEERS_FLAT: usize = 32;
+
+/// See [`Config::retransmit_mult`].
+const RETRANSMISSIONS_MIN: u32 = 10;
 
 impl Default for Config {
     fn default() -> Config {
@@ -96,7 +100,7 @@ impl Config {
     pub(super) fn retransmissions(&self, hosts: usize) -> u32 {
         // ⌈log10(hosts + 1)⌉ is the number of decimal digits of `hosts`.
         let digits = hosts.max(1).ilog10() + 1;
-        self.retransmit_mult.max(1) * digits
+        (self.retransmit_mult.max(1) * digits).max(RETRANSMISSIONS_MIN)
     }
 
     /// The pause between two push-pull exchanges among `hosts` hosts.
@@ -121,7 +125,7 @@ mod tests {
     #[test]
     fn claims_are_sent_a_bounded_number_of_times() {
         let config = Config::default();
-        assert_eq!([1, 9, 10, 99, 100].map(|hosts| config.retransmissions(hosts)), [4, 4, 8, 8, 12]);
+        assert_eq!([1, 9, 10, 99, 100, 1000].map(|hosts| config.retransmissions(hosts)), [10, 10, 10, 10, 12, 16]);
     }
 
     #[test]

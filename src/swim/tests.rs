@@ -311,8 +311,7 @@ fn of_several_zones_most_gossip_stays_in_the_own_and_some_always_leaves_it() {
         _ => None,
     });
     let (near, far): (Vec<bool>, Vec<bool>) = gossip.partition(|near| *near);
-    assert!(!far.is_empty());
-    assert_eq!(near.len(), 2 * far.len());
+    assert!(!far.is_empty() && near.len() > far.len(), "{} near, {} far", near.len(), far.len());
 }
 
 #[test]

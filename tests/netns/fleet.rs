@@ -37,6 +37,9 @@ const PROGRAMS: &[(&str, &str)] = &[
     ("wrk", "wrk"),
 ];
 
+/// The router's address on every line.
+const ROUTER: &str = "10.77.255.254";
+
 /// How many lines of each log a failing test shows.
 const LOG_LINES_SHOWN: usize = 120;
 
@@ -48,6 +51,8 @@ static FLEETS: AtomicU32 = AtomicU32::new(0);
 pub(crate) struct Fleet {
     folder: TempDir,
     switch: String,
+    /// The switch is a router.
+    routed: bool,
     hosts: Vec<Host>,
     /// One fleet at a time has the machine, whatever runs the tests and in however many processes.
     _machine: File,
@@ -56,6 +61,16 @@ pub(crate) struct Fleet {
 impl Fleet {
     /// Hosts joined by a bridge, without agents. `None`, with the reason printed, where this machine does not allow it.
     pub(crate) fn raise(names: &[&str]) -> Option<Fleet> {
+        Fleet::raise_as(names, false)
+    }
+
+    /// As [`Fleet::raise`], each host on a line of its own to one router. The kernel's table of neighbours is one for all
+    /// namespaces: with more than thirty hosts on one bridge it overflows, and packets are lost (1,024 entries, gc_thresh3).
+    pub(crate) fn raise_routed(names: &[&str]) -> Option<Fleet> {
+        Fleet::raise_as(names, true)
+    }
+
+    fn raise_as(names: &[&str], routed: bool) -> Option<Fleet> {
         if let Err(reason) = can_run() {
             let reason = format!("namespace tests cannot run here: {reason}");
             assert!(std::env::var("WEFT_NETNS").as_deref() != Ok("require"), "{reason}");
@@ -71,9 +86,13 @@ impl Fleet {
         let tag = format!("{PREFIX}{}-{}", std::process::id(), FLEETS.fetch_add(1, Ordering::Relaxed));
         let switch = format!("{tag}-switch");
         must(&format!("ip netns add {switch}"));
-        let mut fleet = Fleet { folder, switch, hosts: Vec::new(), _machine: machine };
-        must(&format!("ip -n {} link add br0 type bridge", fleet.switch));
-        must(&format!("ip -n {} link set br0 up", fleet.switch));
+        let mut fleet = Fleet { folder, switch, routed, hosts: Vec::new(), _machine: machine };
+        if routed {
+            must(&format!("ip netns exec {} sysctl --quiet --write net.ipv4.ip_forward=1", fleet.switch));
+        } else {
+            must(&format!("ip -n {} link add br0 type bridge", fleet.switch));
+            must(&format!("ip -n {} link set br0 up", fleet.switch));
+        }
         for (name, number) in names.iter().zip(1..) {
             let host = Host::new(name, number, &format!("{tag}-{name}"), fleet.folder.path());
             fleet.hosts.push(host);
@@ -114,9 +133,20 @@ impl Fleet {
         must(&format!("ip netns add {namespace}"));
         must(&format!("ip -n {namespace} link set lo up"));
         must(&format!("ip -n {switch} link add p{number} type veth peer name eth0 netns {namespace}"));
-        must(&format!("ip -n {switch} link set p{number} master br0 up"));
-        must(&format!("ip -n {namespace} address add {}/24 dev eth0", self[name].address()));
-        must(&format!("ip -n {namespace} link set eth0 up"));
+        let address = self[name].address();
+        if self.routed {
+            must(&format!("ip -n {switch} address add {ROUTER}/32 dev p{number}"));
+            must(&format!("ip -n {switch} link set p{number} up"));
+            must(&format!("ip -n {switch} route add {address}/32 dev p{number}"));
+            must(&format!("ip -n {namespace} address add {address}/32 dev eth0"));
+            must(&format!("ip -n {namespace} link set eth0 up"));
+            must(&format!("ip -n {namespace} route add {ROUTER}/32 dev eth0"));
+            must(&format!("ip -n {namespace} route add default via {ROUTER} dev eth0 src {address}"));
+        } else {
+            must(&format!("ip -n {switch} link set p{number} master br0 up"));
+            must(&format!("ip -n {namespace} address add {address}/24 dev eth0"));
+            must(&format!("ip -n {namespace} link set eth0 up"));
+        }
         let rule = Path::new(env!("CARGO_MANIFEST_DIR")).join("systemd/weft-redirect.nft");
         must(&format!("ip netns exec {namespace} nft -f {}", rule.display()));
         let etc = Path::new("/etc/netns").join(namespace);

@@ -1,7 +1,7 @@
 //! What every agent of a fleet said of its members, and when: read from the agents' logs, which share the machine's clock.
 //! Polling the APIs of 48 agents would cost more than the agents do.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::time::UNIX_EPOCH;
 
 use crate::fleet::Fleet;
@@ -39,26 +39,38 @@ fn read(viewer: &str, line: &str) -> Option<Seen> {
     })
 }
 
+/// When each viewer came to hold each host for `state`, where that is the last it said of it.
+pub(crate) fn holders<'a>(seen: &'a [Seen], state: &str) -> BTreeMap<(&'a str, &'a str), u64> {
+    let mut last: BTreeMap<(&str, &str), &Seen> = BTreeMap::new();
+    for seen in seen {
+        last.insert((&seen.node, &seen.viewer), seen);
+    }
+    let held = last.into_iter().filter(|(_, seen)| seen.state == state);
+    held.map(|(pair, seen)| (pair, seen.at_us)).collect()
+}
+
 /// When each of `viewers` came to hold `node` for what it then still held at the end, if that is `state`; an error names who
 /// does not.
-pub(crate) fn settled(
-    seen: &[Seen],
-    viewers: &[&str],
-    node: &str,
-    state: &str,
-) -> Result<BTreeMap<String, u64>, String> {
-    let mut last: BTreeMap<&str, &Seen> = BTreeMap::new();
-    for seen in seen.iter().filter(|seen| seen.node == node) {
-        last.insert(&seen.viewer, seen);
+pub(crate) fn settled(seen: &[Seen], viewers: &[&str], node: &str, state: &str) -> Result<Vec<u64>, String> {
+    let held = holders(seen, state);
+    let others: Vec<&&str> = viewers.iter().filter(|viewer| **viewer != node).collect();
+    let missing: Vec<_> = others.iter().filter(|viewer| !held.contains_key(&(node, **viewer))).collect();
+    if !missing.is_empty() {
+        return Err(format!("{missing:?} do not hold {node} for {state}"));
     }
-    let (mut times, mut others) = (BTreeMap::new(), BTreeSet::new());
-    for viewer in viewers.iter().filter(|viewer| **viewer != node) {
-        match last.get(viewer).filter(|seen| seen.state == state) {
-            Some(seen) => _ = times.insert((*viewer).to_owned(), seen.at_us),
-            None => _ = others.insert(*viewer),
-        }
+    Ok(others.iter().filter_map(|viewer| held.get(&(node, **viewer))).copied().collect())
+}
+
+/// As [`settled`], of all of `names` by each other; gives the last time at which one of them came to.
+pub(crate) fn all_settled(seen: &[Seen], names: &[&str], state: &str) -> Result<u64, String> {
+    let held = holders(seen, state);
+    let pairs = names.iter().flat_map(|node| names.iter().map(move |viewer| (*node, *viewer)));
+    let missing: Vec<_> =
+        pairs.filter(|(node, viewer)| node != viewer && !held.contains_key(&(*node, *viewer))).collect();
+    match &missing[..] {
+        [] => Ok(held.into_values().max().unwrap_or(0)),
+        [(node, viewer), ..] => Err(format!("{} pairs are missing, {viewer} on {node} among them", missing.len())),
     }
-    if others.is_empty() { Ok(times) } else { Err(format!("{others:?} do not hold {node} for {state}")) }
 }
 
 /// The names of the hosts that anybody held for one of `states`.

@@ -285,7 +285,7 @@ impl Owner {
     }
 
     fn after_swim(&mut self, now: Now) {
-        let mut changed = false;
+        let (mut changed, mut met) = (false, Vec::new());
         while let Some(output) = self.swim.poll_output() {
             match output {
                 swim::Output::Send { to, node, message } => {
@@ -300,7 +300,9 @@ impl Owner {
                 }
                 swim::Output::Changed { node, name, state, address, incarnation } => {
                     changed = true;
-                    self.on_member(now, node, state);
+                    if state == MemberState::Alive && node != self.local {
+                        met.push(node);
+                    }
                     info!(node = %name, id = %node, %address, %state, incarnation, "member changed");
                 }
                 swim::Output::IncarnationRaised(incarnation) => self.out.store.set_incarnation(incarnation),
@@ -315,18 +317,15 @@ impl Owner {
             }
         }
         if changed {
+            // Once for all of them: a newcomer meets the whole fleet in one exchange.
             self.set_peers();
+            for node in met {
+                // It may answer again; the data plane looks.
+                self.unreachable.remove(&node);
+                self.catalog.met(now, node);
+            }
             self.save_at.get_or_insert(Instant::now() + SAVE_INTERVAL);
             self.dirty = true;
-        }
-    }
-
-    fn on_member(&mut self, now: Now, node: NodeId, state: MemberState) {
-        if state == MemberState::Alive && node != self.local {
-            // It may answer again; the data plane looks.
-            self.unreachable.remove(&node);
-            self.set_peers();
-            self.catalog.met(now, node);
         }
     }
 

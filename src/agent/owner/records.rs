@@ -83,11 +83,12 @@ impl Owner {
         }
     }
 
-    /// The live members, as the catalog wants them: hosts of this one's zone are near, and all are where there are no zones.
+    /// The live members, as the cores want them: hosts of this one's zone are near, and all are where there are no zones.
     pub(super) fn set_peers(&mut self) {
         let zone = &self.own_facts.zone;
         let is_near = |node: NodeId| self.facts.get(&node).is_none_or(|facts| facts.zone == *zone);
-        let peers = self.swim.alive().map(|(node, _)| Peer { node, near: is_near(node) }).collect();
+        let peers: Vec<Peer> = self.swim.alive().map(|(node, _)| Peer { node, near: is_near(node) }).collect();
+        peers.iter().for_each(|peer| self.swim.set_near(peer.node, peer.near));
         self.catalog.set_peers(peers);
     }
 

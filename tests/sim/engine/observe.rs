@@ -11,8 +11,8 @@ pub(crate) struct Traffic {
     pub(crate) sent: [u64; 5],
     pub(crate) received: [u64; 5],
     pub(crate) datagrams_sent: u64,
-    /// The largest datagram sent.
-    pub(crate) largest: usize,
+    /// The largest message sent, by kind.
+    pub(crate) largest: [usize; 5],
     pub(crate) datagrams_received: u64,
     /// Payloads that came, and those that were news.
     pub(crate) copies: u64,
@@ -26,9 +26,7 @@ pub(crate) struct Traffic {
 impl Traffic {
     pub(crate) fn send(&mut self, at_us: u64, kind: Kind, bytes: usize) {
         self.sent[kind as usize] += bytes as u64;
-        if kind != Kind::Stream {
-            self.largest = self.largest.max(bytes);
-        }
+        self.largest[kind as usize] = self.largest[kind as usize].max(bytes);
         self.count(at_us, bytes);
     }
 

@@ -337,7 +337,7 @@ impl<C: Core> World<C> {
         let now_us = self.now_us;
         let machine = &mut self.hosts[host as usize];
         if machine.core.is_none() {
-            return self.refuse(event);
+            return self.refuse(&event);
         }
         if let Event::Datagram { message, .. } = &event {
             machine.traffic.datagrams_received += 1;
@@ -461,8 +461,8 @@ impl<C: Core> World<C> {
     }
 
     /// Nobody listens there: the kernel refuses streams and drops datagrams.
-    fn refuse(&mut self, event: Happening<C>) {
-        if let Event::Request { to, from, life, token, part, .. } = event {
+    fn refuse(&mut self, event: &Happening<C>) {
+        if let Event::Request { to, from, life, token, part, .. } = *event {
             self.answer(to, from, (life, token, part), None);
         }
     }
