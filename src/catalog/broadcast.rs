@@ -184,7 +184,8 @@ impl Broadcast {
     /// of it up in every round would be most of a busy host's work.
     fn drop_outdated(&mut self, now: Now, config: &Config, origins: &Origins) {
         let is_due = |item: &Item| item.copies > 0 || (item.names_due <= now && item.names_sent < config.names_rounds);
-        let is_held = |id: &RecordId, version: &Version| held(origins, id).is_some_and(|held| held.version() == *version);
+        let is_held =
+            |id: &RecordId, version: &Version| held(origins, id).is_some_and(|held| held.version() == *version);
         self.records.retain(|id, (version, item)| !is_due(item) || is_held(id, version));
     }
 
