@@ -160,8 +160,8 @@ impl Broadcast {
         rng: &mut ChaCha8Rng,
         origins: &Origins,
     ) -> Vec<(NodeId, CatalogMessage)> {
-        self.records.retain(|id, (version, _)| held(origins, id).is_some_and(|record| record.version() == *version));
         let mut messages = Vec::new();
+        self.drop_outdated(now, config, origins);
         if self.copies_due(config).is_some_and(|due| now >= due) {
             self.copies_round(peers, config, rng, origins, &mut messages);
             self.copies_at = Some(now);
@@ -178,6 +178,15 @@ impl Broadcast {
         let unnamed = items().filter(|item| item.names_sent < config.names_rounds);
         self.names_due = unnamed.map(|item| item.names_due).min();
         messages
+    }
+
+    /// Of what is due, drops the versions that are no longer held. What is not due yet waits with that for its turn: to look all
+    /// of it up in every round would be most of a busy host's work.
+    fn drop_outdated(&mut self, now: Now, config: &Config, origins: &Origins) {
+        let is_due = |item: &Item| item.copies > 0 || (item.names_due <= now && item.names_sent < config.names_rounds);
+        let is_held =
+            |id: &RecordId, version: &Version| held(origins, id).is_some_and(|held| held.version() == *version);
+        self.records.retain(|id, (version, item)| !is_due(item) || is_held(id, version));
     }
 
     fn copies_round(

@@ -48,7 +48,8 @@ pub(super) struct Peers {
 impl Peers {
     pub(super) fn new(local: NodeId, mut peers: Vec<Peer>) -> Peers {
         peers.retain(|peer| peer.node != local);
-        peers.sort_unstable();
+        // As numbers: this is done anew with every host that comes or goes. Bytes in this order compare the same.
+        peers.sort_unstable_by_key(|peer| (u128::from_be_bytes(peer.node.0), peer.near));
         peers.dedup_by_key(|peer| peer.node);
         let successor = peers.partition_point(|peer| peer.node < local);
         let places = |near: bool| {

@@ -2,6 +2,7 @@
 //! members, forgetting. `mod.rs` calls it by the clock; all it does leaves as outputs.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -158,6 +159,9 @@ impl Swim {
 
     /// Forgets the ghosts of reimaged hosts, and reports names that two hosts use.
     fn compare_names(&mut self, now: Now) {
+        if !self.names_may_collide() {
+            return self.conflicts.clear();
+        }
         let mut names: BTreeMap<&NodeName, Vec<(NodeId, Now)>> = BTreeMap::new();
         names.entry(&self.me.name).or_default().push((self.me.node, Now::ZERO));
         for member in self.members.iter().filter(|member| member.state() == MemberState::Alive) {
@@ -184,6 +188,26 @@ impl Swim {
         self.conflicts = conflicts;
         self.outputs.extend(reports);
         ghosts.into_iter().for_each(|node| self.forget(node));
+    }
+
+    /// False if no name is used twice. By hashes: of thousands of names hardly ever is one.
+    fn names_may_collide(&self) -> bool {
+        let hash = |name: &NodeName| {
+            let mut hasher = DefaultHasher::new();
+            name.hash(&mut hasher);
+            hasher.finish()
+        };
+        let (mut alive, mut departed) = (vec![hash(&self.me.name)], Vec::new());
+        for member in self.members.iter() {
+            match member.state() {
+                MemberState::Alive => alive.push(hash(member.name())),
+                MemberState::Failed | MemberState::Left => departed.push(hash(member.name())),
+                MemberState::Unknown | MemberState::Suspect => {}
+            }
+        }
+        alive.sort_unstable();
+        alive.windows(2).any(|pair| pair[0] == pair[1])
+            || departed.iter().any(|departed| alive.binary_search(departed).is_ok())
     }
 
     fn forget(&mut self, node: NodeId) {

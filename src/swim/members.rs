@@ -279,9 +279,14 @@ impl Members {
         let hash_at = |place: &u32| entries.get(index(*place)).map_or(0, |member| hash(secret, member.node));
         self.places.insert_unique(hash(secret, member.node), place, hash_at);
         self.entries.push(member);
-        // Anywhere in the round: hosts that learn of a newcomer together must not all probe it together.
-        let at = rng.random_range(0..=self.order.len());
-        self.order.insert(at, place);
+        // Anywhere in the round: hosts that learn of a newcomer together must not all probe it together. Who stood there goes
+        // to the round's end instead of everybody moving on by one: hosts come by the thousand.
+        let drawn = rng.random_range(0..=self.order.len());
+        let at = drawn.max(self.next);
+        self.next += usize::from(drawn < self.next);
+        self.order.push(place);
+        let last = self.order.len() - 1;
+        self.order.swap(at, last);
     }
 
     /// Tells whether a member is in this host's zone.
@@ -309,7 +314,10 @@ impl Members {
             *held = u32::try_from(place).unwrap_or(u32::MAX);
         }
         let member = self.entries.swap_remove(place);
-        self.order.retain(|held| index(*held) != place);
+        if let Some(at) = self.order.iter().position(|held| index(*held) == place) {
+            self.order.remove(at);
+            self.next -= usize::from(at < self.next);
+        }
         if let Some(held) = self.order.iter_mut().find(|held| index(**held) == last) {
             *held = u32::try_from(place).unwrap_or(u32::MAX);
         }

@@ -59,6 +59,8 @@ use suspicion::Suspicions;
 const GOSSIP_COALESCE: Duration = Duration::from_millis(10);
 /// Strangers and risen members are answered with an exchange, but no more often than this.
 const GREETING_PAUSE: Duration = Duration::from_secs(2);
+/// Once all outputs are taken, room is kept for so many.
+const OUTPUTS_KEPT: usize = 64;
 /// A goodbye is spread for so long at most.
 const LEAVE_MAX: Duration = Duration::from_secs(3);
 
@@ -389,7 +391,12 @@ impl Swim {
 
     /// The next thing to do; nothing once all is done.
     pub fn poll_output(&mut self) -> Option<Output> {
-        self.outputs.pop_front()
+        let output = self.outputs.pop_front();
+        if output.is_none() && self.outputs.capacity() > OUTPUTS_KEPT {
+            // A large exchange changed every member at once; room for as much again would outweigh the members.
+            self.outputs.shrink_to(OUTPUTS_KEPT);
+        }
+        output
     }
 
     /// All that is held, of this host too: for push-pull exchanges and for the store.
