@@ -50,7 +50,11 @@ impl Swim {
             self.meet(now, claim, via);
             return None;
         };
-        if is_accusation(&claim) && claim.incarnation < held.incarnation() {
+        // Its teller has missed a refutation, or that the suspect's time was over: it would wait for others' word for ever.
+        let is_over = claim.state == MemberState::Suspect
+            && claim.incarnation == held.incarnation()
+            && matches!(held.state(), MemberState::Failed | MemberState::Left);
+        if is_over || (is_accusation(&claim) && claim.incarnation < held.incarnation()) {
             return Some(held.claim());
         }
         let held = (held.incarnation(), held.state());
