@@ -1,6 +1,7 @@
 //! The long simulations: Weft beside memberlist and plain SWIM, in the simulator of `tests/sim/`, with the figures of
 //! `docs/gossip.md` as the result.
 //!
+//! `cargo run --release --example sim -- --seeds 10000` runs that many storms: random faults by seed, then everything heals.
 //! `cargo run --release --example sim -- --scenario registration --hosts 1000 --seeds 5` prints one table;
 //! `... -- --publish` measures everything (hours) and writes `docs/gossip.md`'s tables and plots. The same seed gives the same
 //! figures. `protocol` says what is compared, `run` how seeds are run, `figures` and `plot` what is made of the results,
@@ -21,6 +22,7 @@ mod quiet;
 mod registration;
 mod run;
 mod stalls;
+mod storm;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -36,13 +38,13 @@ use run::Wanted;
 #[derive(Debug, Parser)]
 #[command(name = "sim")]
 struct Arguments {
-    /// How many seeds each measurement runs with (the large ones take fewer).
+    /// How many storms, or how many seeds each measurement runs with (the large ones take fewer).
     #[arg(long, default_value_t = 5)]
     seeds: u64,
     /// The first seed.
     #[arg(long, default_value_t = 1)]
     seed: u64,
-    /// Scenarios to run; without it all but the quiet day.
+    /// What to measure; without it nothing is measured, and storms are run.
     #[arg(long, value_enum)]
     scenario: Vec<Scenario>,
     /// Fleet sizes; without it the scenario's own.
@@ -112,7 +114,13 @@ impl Scenario {
 }
 
 fn main() -> ExitCode {
-    match simulate(Arguments::parse()) {
+    let arguments = Arguments::parse();
+    if arguments.scenario.is_empty() && !arguments.publish && !arguments.render {
+        let threads = arguments.threads.unwrap_or_else(cores);
+        let well = storm::run(arguments.seed, arguments.seeds, arguments.hosts.first().copied(), threads);
+        return if well { ExitCode::SUCCESS } else { ExitCode::FAILURE };
+    }
+    match simulate(arguments) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("the figures could not be written: {error}; say where by --out");
@@ -121,25 +129,24 @@ fn main() -> ExitCode {
     }
 }
 
+fn cores() -> usize {
+    std::thread::available_parallelism().map_or(1, std::num::NonZero::get)
+}
+
 fn simulate(arguments: Arguments) -> std::io::Result<()> {
     let out = if arguments.publish { Some(PathBuf::from("docs/gossip")) } else { arguments.out };
     if arguments.render {
         return out.map_or(Ok(()), |out| publish::write(&out, &publish::kept(&out)));
     }
-    let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     let wanted = Wanted {
         protocols: if arguments.protocol.is_empty() { Name::ALL.to_vec() } else { arguments.protocol },
         hosts: arguments.hosts,
         first_seed: arguments.seed,
         seeds: arguments.seeds.max(1),
-        threads: arguments.threads.unwrap_or(cores),
+        threads: arguments.threads.unwrap_or_else(cores),
         hours: arguments.hours.max(1),
     };
-    let scenarios = match (arguments.publish, arguments.scenario.is_empty()) {
-        (true, _) => Scenario::ALL.to_vec(),
-        (false, true) => Scenario::ALL.into_iter().filter(|scenario| *scenario != Scenario::Quiet).collect(),
-        (false, false) => arguments.scenario,
-    };
+    let scenarios = if arguments.publish { Scenario::ALL.to_vec() } else { arguments.scenario };
     let mut measured = Vec::new();
     for scenario in scenarios {
         let begun = Instant::now();

@@ -66,7 +66,8 @@ impl Checker {
                 let (view, runs) = (fleet.view(viewer, subject), fleet.world.runs(subject));
                 let well = match view {
                     Some(State::Alive) => runs,
-                    Some(State::Suspect | State::Unknown) => false,
+                    // A host that lost most others at once buries nobody, for ten minutes.
+                    Some(State::Suspect | State::Unknown) => !runs && !fleet.swim(viewer).in_contact(),
                     Some(State::Failed | State::Left) | None => !runs,
                 };
                 if !well {
@@ -115,7 +116,16 @@ fn current<'a>(fleet: &Fleet, weft: &'a Weft) -> Vec<&'a Record> {
 fn untrue(fleet: &Fleet, viewer: &Weft, origin: u32) -> Option<String> {
     let truth: BTreeMap<Vec<u8>, u64> = fleet.world.core(origin)?.registered();
     let shown = services(viewer, fleet.node(origin));
-    (truth != shown).then(|| format!("it shows {shown:?}, and there are {truth:?}"))
+    let node = fleet.node(origin);
+    let held = |weft: &Weft| {
+        let confirmed = |record: &Record| if weft.is_confirmed(record) { "" } else { ", unconfirmed" };
+        let records = weft.held().filter(|record| record.origin() == node);
+        records.map(|record| format!("\n    {record:?}{}", confirmed(record))).collect::<String>()
+    };
+    (truth != shown).then(|| {
+        let own = fleet.world.core(origin).map(held).unwrap_or_default();
+        format!("it shows {shown:?}, and there are {truth:?}\n  it holds{}\n  of{own}", held(viewer))
+    })
 }
 
 fn services(viewer: &Weft, origin: NodeId) -> BTreeMap<Vec<u8>, u64> {

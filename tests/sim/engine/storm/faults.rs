@@ -12,6 +12,8 @@ use super::super::weft::{Disk, Fleet};
 
 /// Services that a host may have.
 const SERVICES: u32 = 4;
+/// The first hosts are the others' seeds, one or more of them.
+const SEEDS_MAX: u32 = 2;
 /// A disk may be set back to one of so many earlier states.
 const BACKUPS_MAX: usize = 8;
 
@@ -81,7 +83,7 @@ impl Weather {
         for host in 0..fleet.count() {
             let drift = fleet.world.rng.random_range(-20_000..=20_000);
             fleet.world.host_mut(host).drift_ppm = drift;
-            let seeds = fleet.world.rng.random_range(1..=2);
+            let seeds = fleet.world.rng.random_range(1..=SEEDS_MAX);
             fleet.machine(host).seeds = (0..seeds).collect();
         }
         let aloud = std::env::var_os("WEFT_SIM_SEED").is_some();
@@ -115,14 +117,16 @@ impl Weather {
         }
     }
 
-    /// Everything that is broken is mended; every host that did not leave runs.
+    /// Everything that is broken is mended; every host that did not leave runs, and so do the seeds: a machine with an empty
+    /// disk finds nobody else.
     pub(super) fn end(&mut self, fleet: &mut Fleet) {
         fleet.network().calm();
         self.restarts.clear();
         for host in 0..fleet.count() {
             fleet.world.slow(host, Duration::ZERO);
             fleet.world.resume(host);
-            if !fleet.world.runs(host) && !fleet.machines[host as usize].left {
+            let stays_away = fleet.machines[host as usize].left && host >= SEEDS_MAX;
+            if !fleet.world.runs(host) && !stays_away {
                 fleet.start(host);
             }
         }

@@ -3,7 +3,7 @@
 //!
 //! [`run`] is one storm; its seed decides the size of the fleet, which kinds of faults there are, and every one of them. A
 //! failure prints `seed=N`; `WEFT_SIM_SEED=N cargo test --test sim storms -- --nocapture` runs that storm alone, with its
-//! faults as they come. Many storms: `cargo run --release --example sim -- --scenario storm --seeds N`.
+//! faults as they come. Many storms: `cargo run --release --example sim -- --seeds N`.
 //!
 //! `faults` makes the weather, `check` says what must hold.
 

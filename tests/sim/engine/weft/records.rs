@@ -219,7 +219,12 @@ impl Weft {
 
     /// All that the catalog holds and that others may be told.
     pub(crate) fn confirmed(&self) -> impl Iterator<Item = &Record> {
-        self.catalog.iter().flat_map(|catalog| catalog.held().filter(|record| catalog.is_confirmed(&record.id())))
+        self.held().filter(|record| self.is_confirmed(record))
+    }
+
+    /// False for what only this host's store speaks for.
+    pub(crate) fn is_confirmed(&self, record: &Record) -> bool {
+        self.catalog.as_ref().is_some_and(|catalog| catalog.is_confirmed(&record.id()))
     }
 
     /// All that the catalog holds, tombstones included.
