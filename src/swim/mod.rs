@@ -384,7 +384,8 @@ impl Swim {
         }
         let probing = [Some(timers.probe_at), self.prober.next_deadline()];
         let probing = probing.into_iter().flatten().filter(|_| self.leaving.is_none());
-        let burial = self.suspicions.next_deadline().filter(|_| !self.contact.is_frozen());
+        // Who leaves, or doubts itself, buries nobody: a deadline that passes then must not be waited for.
+        let burial = self.suspicions.next_deadline().filter(|_| !self.contact.is_frozen() && self.leaving.is_none());
         let always = [Some(timers.pulse_at), timers.gossip_at, self.leaving, burial];
         always.into_iter().flatten().chain(probing).min()
     }
