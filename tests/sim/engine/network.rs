@@ -173,7 +173,7 @@ impl Network {
             return None;
         }
         let (least, span) = self.latency.range(from, to);
-        let mut time = least + ((draw & u64::from(u32::MAX)) * (span + 1) >> 32);
+        let mut time = least + (((draw & u64::from(u32::MAX)) * (span + 1)) >> 32);
         if self.late > 0.0 && rng.random_bool(self.late) {
             time += rng.random_range(0..=self.late_us_max);
         }
