@@ -248,9 +248,11 @@ impl Catalog {
             }
         } else if !equal && newest <= summary.newest {
             if changed || !*from_agreement || offer.announced {
-                // Something older is missing as well: the whole origin, then.
-                let whole = Offer { whole: true, ..*offer };
-                self.repair.pending.entry(summary.origin).and_modify(|other| other.whole = true).or_insert(whole);
+                // Something older is missing as well: the whole origin, then. Where this pull brought nothing at all the
+                // next must not begin where it did.
+                let whole = !changed && !*from_agreement;
+                let again = Offer { whole: offer.whole || whole, ..*offer };
+                self.repair.pending.entry(summary.origin).and_modify(|other| other.whole |= whole).or_insert(again);
             } else {
                 // Most likely it is the peer that lacks something. It has been told; the whole origin, if that does not help.
                 self.repair.note_fruitless(now, summary, PEER_REPAIR_TIME);
