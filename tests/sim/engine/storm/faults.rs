@@ -90,7 +90,7 @@ impl Weather {
         Weather { faults, restarts: Vec::new(), backups: Vec::new(), cut_until: None, log: Vec::new(), aloud }
     }
 
-    pub(super) fn note(&mut self, fleet: &Fleet, what: String) {
+    pub(super) fn note(&mut self, fleet: &Fleet, what: &str) {
         let line = format!("{:>7.1} s  {what}", fleet.world.now().as_secs_f64());
         if self.aloud {
             println!("{line}");
@@ -105,7 +105,7 @@ impl Weather {
         if self.cut_until.is_some_and(|until| until <= now) {
             self.cut_until = None;
             fleet.network().heal();
-            self.note(fleet, "cuts heal".into());
+            self.note(fleet, "cuts heal");
         }
         let due: Vec<u32> = self.restarts.iter().filter(|(at, _)| *at <= now).map(|(_, host)| *host).collect();
         self.restarts.retain(|(at, _)| *at > now);
@@ -130,7 +130,7 @@ impl Weather {
                 fleet.start(host);
             }
         }
-        self.note(fleet, "everything heals".into());
+        self.note(fleet, "everything heals");
     }
 
     /// Services come, change and go.
@@ -154,23 +154,23 @@ impl Weather {
             Fault::Loss => {
                 let loss = *[0.0, 0.01, 0.05, 0.25].choose(&mut fleet.world.rng).unwrap_or(&0.0);
                 fleet.network().loss = loss;
-                self.note(fleet, format!("loss is {loss}"));
+                self.note(fleet, &format!("loss is {loss}"));
             }
             Fault::Duplicates => {
                 fleet.network().duplicated = 0.05;
-                self.note(fleet, "duplicates".into());
+                self.note(fleet, "duplicates");
             }
             Fault::Disorder => {
                 let late_us_max = *[20_000, 200_000, 2_000_000].choose(&mut fleet.world.rng).unwrap_or(&0);
                 fleet.network().late = 0.1;
                 fleet.network().late_us_max = late_us_max;
-                self.note(fleet, format!("a tenth is up to {late_us_max} µs late"));
+                self.note(fleet, &format!("a tenth is up to {late_us_max} µs late"));
             }
             Fault::OneWay => {
                 let other = fleet.world.rng.random_range(0..count);
                 fleet.network().block(host, other);
                 self.heals_after(fleet);
-                self.note(fleet, format!("nothing goes from {host} to {other}"));
+                self.note(fleet, &format!("nothing goes from {host} to {other}"));
             }
             Fault::Partition => {
                 let sides: Vec<bool> = (0..count).map(|_| fleet.world.rng.random_bool(0.5)).collect();
@@ -178,38 +178,38 @@ impl Weather {
                 let groups = [side(false), side(true)];
                 fleet.network().partition(&groups);
                 self.heals_after(fleet);
-                self.note(fleet, format!("partition {groups:?}"));
+                self.note(fleet, &format!("partition {groups:?}"));
             }
             Fault::Half => {
                 let deaf = fleet.world.rng.random_bool(0.5);
                 if deaf {
-                    fleet.network().deafen(host)
+                    fleet.network().deafen(host);
                 } else {
-                    fleet.network().silence(host)
+                    fleet.network().silence(host);
                 }
                 self.heals_after(fleet);
-                self.note(fleet, format!("{host} is {}", if deaf { "deaf" } else { "mute" }));
+                self.note(fleet, &format!("{host} is {}", if deaf { "deaf" } else { "mute" }));
             }
             Fault::Stall => {
                 let time = seconds(&mut fleet.world.rng, 1.0, 30.0);
                 let lost = fleet.world.rng.random_bool(0.3);
                 if lost {
-                    fleet.world.suspend(host, time)
+                    fleet.world.suspend(host, time);
                 } else {
-                    fleet.world.stall(host, time)
+                    fleet.world.stall(host, time);
                 }
-                self.note(fleet, format!("{host} stands still for {time:?}, lost: {lost}"));
+                self.note(fleet, &format!("{host} stands still for {time:?}, lost: {lost}"));
             }
             Fault::Crash => self.crash(fleet, host),
             Fault::Clock => {
                 let by = seconds(&mut fleet.world.rng, 0.1, 60.0);
                 fleet.world.jump_clock(host, by);
-                self.note(fleet, format!("the clock of {host} jumps by {by:?}"));
+                self.note(fleet, &format!("the clock of {host} jumps by {by:?}"));
             }
             Fault::Slow => {
                 let cost = Duration::from_micros(fleet.world.rng.random_range(100..20_000));
                 fleet.world.slow(host, cost);
-                self.note(fleet, format!("{host} takes {cost:?} for everything"));
+                self.note(fleet, &format!("{host} takes {cost:?} for everything"));
             }
             Fault::Leave => {
                 if fleet.world.runs(host) && fleet.running().count() > 2 {
@@ -218,13 +218,13 @@ impl Weather {
                         let at = fleet.world.now() + seconds(&mut fleet.world.rng, 5.0, 40.0);
                         self.restarts.push((at, host));
                     }
-                    self.note(fleet, format!("{host} leaves"));
+                    self.note(fleet, &format!("{host} leaves"));
                 }
             }
             Fault::ForceLeave => {
                 let by = fleet.world.rng.random_range(0..count);
                 if by != host && fleet.world.runs(by) && fleet.force_leave(by, host) {
-                    self.note(fleet, format!("{by} sends {host} away"));
+                    self.note(fleet, &format!("{by} sends {host} away"));
                 }
             }
         }
@@ -263,13 +263,13 @@ impl Weather {
         }
         let at = fleet.world.now() + seconds(&mut fleet.world.rng, 0.1, 30.0);
         self.restarts.push((at, host));
-        self.note(fleet, format!("{host} crashes; disk: {kind:?}; back at {:.1} s", at.as_secs_f64()));
+        self.note(fleet, &format!("{host} crashes; disk: {kind:?}; back at {:.1} s", at.as_secs_f64()));
     }
 
     fn restart(&mut self, fleet: &mut Fleet, host: u32) {
         if !fleet.world.runs(host) {
             fleet.start(host);
-            self.note(fleet, format!("{host} starts"));
+            self.note(fleet, &format!("{host} starts"));
         }
     }
 }

@@ -99,7 +99,7 @@ pub(crate) fn run_with(seed: u64, hosts_max: u32, setup: Setup) -> Result<Summar
     let latency = kinds[fleet.world.rng.random_range(0..kinds.len())];
     fleet.network().latency = latency;
     let mut storm = Storm { weather: Weather::new(&mut fleet), checker: Checker::new(), fleet };
-    storm.weather.note(&storm.fleet, format!("{hosts} hosts, {latency:?}"));
+    storm.weather.note(&storm.fleet, &format!("{hosts} hosts, {latency:?}"));
     storm.rage()?;
     let (members_after, calm_after) = storm.calm_down()?;
     let world = &storm.fleet.world;
