@@ -41,8 +41,8 @@ use self::vips::Vips;
 use crate::catalog::{self, Catalog};
 use crate::config::{self, Config, default_advertise};
 use crate::gossip;
-use crate::identity::{Identity, IdentityError, TlsContexts};
-use crate::model::{Directory, NodeFacts, NodeId};
+use crate::identity::{Identity, IdentityError, TlsContexts, prove_claim, verify_claim};
+use crate::model::{Claim, Directory, NodeFacts, NodeId};
 use crate::proxy;
 use crate::store::{Opened, Store, StoreError};
 use crate::swim::{self, Swim};
@@ -186,7 +186,10 @@ async fn run_here(config: Config) -> Result<(), AgentError> {
     let quarantine = Quarantine::load(&store, env!("CARGO_PKG_VERSION"));
     let store_writer = store.writer().map_err(system("the store's thread"))?;
     store_writer.set_incarnation(incarnation);
-    swim.restore(Duration::ZERO, members);
+    let (record_key, cluster) = (identity.record_key.clone(), identity.cluster.clone());
+    swim.sign_with(Arc::new(move |claim| prove_claim(&record_key, &cluster, epoch, claim)));
+    // An agent that did not sign has stored members that nobody would believe in.
+    swim.restore(Duration::ZERO, members.into_iter().filter(|member| !member.proof.is_empty()).collect());
     let has_seeds = !config.cluster.seeds.is_empty();
     let identity_kept = identity.clone();
     let beginning =
@@ -285,6 +288,9 @@ async fn bind_gossip(
 ) -> Result<gossip::Bound, AgentError> {
     let contexts = tls.clone();
     let identify = move |chain: &[CertificateDer<'_>]| contexts.peer(Some(chain)).ok().map(|peer| peer.node);
+    let claimed_in = identity.cluster.clone();
+    let check_claim =
+        move |claim: &Claim| verify_claim(&claimed_in, claim).map(Some).map_err(|error| error.as_str());
     let settings = gossip::Settings {
         listen: config.gossip.listen,
         cluster: identity.cluster.clone(),
@@ -295,6 +301,7 @@ async fn bind_gossip(
         server_tls: tls.gossip_server.clone(),
         server_name: tls.server_name.clone(),
         identify: Arc::new(identify),
+        check_claim: Arc::new(check_claim),
         deadlines: gossip::Deadlines::default(),
         protocol_max: PROTOCOL_MAX,
     };

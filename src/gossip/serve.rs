@@ -122,6 +122,7 @@ async fn answer_sync(
         return Err(StreamError::Unexpected("a list of members without end"));
     }
     let peer = channel.peer;
+    let claims = shared.claims.of_stream(peer, claims).await;
     let ours = ask(shared, |reply| Event::SyncRequest { peer, claims, reply }).await?;
     for (claims, more) in parts(ours)? {
         channel.write(&StreamReply::Sync { claims, more }).await?;

@@ -6,6 +6,7 @@
 
 mod ca;
 mod certificate;
+mod claim;
 mod enroll;
 mod error;
 mod exchange;
@@ -23,6 +24,7 @@ mod token;
 
 pub use ca::{CaSummary, ca_init};
 pub use certificate::NODE_DNS_NAME;
+pub use claim::{ClaimError, prove_claim, verify_claim};
 pub use enroll::{Enrolled, enroll, renew};
 pub use error::IdentityError;
 pub use exchange::RefusalCode;
