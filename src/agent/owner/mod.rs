@@ -153,6 +153,8 @@ pub(super) struct Owner {
     /// Records refused of each peer in the current second.
     offences: HashMap<NodeId, u32>,
     offences_since: Instant,
+    /// Hosts that passed on false records, each named in the log once.
+    liars: HashSet<NodeId>,
     /// Hosts of which there are records but that membership does not know, and since when.
     strangers: HashMap<NodeId, Instant>,
     /// Nothing is announced any more.
@@ -203,6 +205,7 @@ impl Owner {
             zones_changed: false,
             offences: HashMap::new(),
             offences_since: started,
+            liars: HashSet::new(),
             strangers: HashMap::new(),
             leaving: false,
             left: false,
