@@ -11,6 +11,7 @@ use super::super::driven::{End, Now, State};
 use super::super::network::Network;
 use super::super::observe::Sighting;
 use super::super::world::World;
+use super::proofs;
 use super::{Content, Disk, Packet, Setup, Weft, address_of, name_of, node_of};
 
 /// systemd starts an agent again after so long.
@@ -73,7 +74,7 @@ impl Fleet {
     /// What the host says of itself, in that state.
     pub(crate) fn claim(&self, host: u32, state: MemberState) -> Claim {
         let node = self.node(host);
-        Claim {
+        let mut claim = Claim {
             node,
             name: name_of(host),
             address: address_of(host),
@@ -81,7 +82,11 @@ impl Fleet {
             state,
             from: node,
             proof: Vec::new(),
+        };
+        if self.setup.signed {
+            claim.proof = proofs::prove(&claim);
         }
+        claim
     }
 
     pub(crate) fn count(&self) -> u32 {

@@ -1,5 +1,5 @@
 //! Weft in the simulator: `swim` and `catalog`, driven as `src/agent/owner` and `src/gossip` drive them. A cheap check stands in
-//! for signatures, and sizes are computed instead of encoded (`bytes`); everything else is the real code.
+//! for signatures (`proofs` for claims), and sizes are computed instead of encoded (`bytes`); everything else is the real code.
 //!
 //! This file is the owner's part: inputs to the cores, and what the cores put out. `records` admits and merges what others
 //! say, `own` is what this host says, `fleet` has the machines with their disks and starts processes on them.
@@ -7,10 +7,12 @@
 pub(crate) mod bytes;
 pub(crate) mod fleet;
 pub(crate) mod own;
+pub(crate) mod proofs;
 mod records;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::Arc;
 use std::time::Duration;
 
 use rand::{RngExt, SeedableRng};
@@ -34,6 +36,9 @@ const EFFECTS_KEPT: usize = 32;
 /// Members and strangers are looked at together with others that change within this time.
 const SAVE_INTERVAL: Duration = Duration::from_secs(1);
 
+/// `Config::claims_bytes_max` where proofs are left out: a claim of usual length takes 62 bytes then, and 166 with its proof.
+const UNSIGNED_CLAIMS_BYTES: usize = 373;
+
 /// How a fleet's hosts are set up.
 #[derive(Debug, Clone)]
 pub(crate) struct Setup {
@@ -44,15 +49,19 @@ pub(crate) struct Setup {
     pub(crate) node_bytes: Option<usize>,
     /// Bytes of a service's record's body, 16 at least.
     pub(crate) service_bytes: usize,
+    /// Claims carry proofs, which are checked.
+    pub(crate) signed: bool,
 }
 
 impl Default for Setup {
     fn default() -> Setup {
         Setup {
-            swim: swim::Config::default(),
+            // As many claims to a datagram as with their proofs.
+            swim: swim::Config { claims_bytes_max: UNSIGNED_CLAIMS_BYTES, ..swim::Config::default() },
             catalog: Some(catalog::Config::default()),
             node_bytes: Some(700),
             service_bytes: 200,
+            signed: false,
         }
     }
 }
@@ -61,6 +70,11 @@ impl Setup {
     /// Without a catalog.
     pub(crate) fn members_only() -> Setup {
         Setup { catalog: None, node_bytes: None, ..Setup::default() }
+    }
+
+    /// The same, with proofs.
+    pub(crate) fn signed(self) -> Setup {
+        Setup { swim: swim::Config::default(), signed: true, ..self }
     }
 }
 
@@ -202,6 +216,8 @@ pub(crate) struct Weft {
     pub(crate) forgets: u64,
     /// Records that were not what they said.
     pub(crate) refused: u64,
+    /// Claims that their host did not sign.
+    pub(crate) claims_refused: usize,
 }
 
 impl Weft {
@@ -218,6 +234,9 @@ impl Weft {
         let node = node_of(host, generation);
         let swim_rng = ChaCha8Rng::seed_from_u64(rng.random());
         let mut swim = Swim::new(setup.swim.clone(), node, name_of(host), address_of(host), disk.incarnation, swim_rng);
+        if setup.signed {
+            swim.sign_with(Arc::new(proofs::prove));
+        }
         swim.restore(Now::ZERO, std::mem::take(&mut disk.members));
         swim.set_seeds(seeds.iter().filter(|seed| **seed != host).map(|seed| address_of(*seed)).collect());
         let catalog = setup.catalog.clone().map(|config| Catalog::new(config, node, rng));
@@ -244,6 +263,7 @@ impl Weft {
             effects: VecDeque::new(),
             forgets: 0,
             refused: 0,
+            claims_refused: 0,
         };
         weft.restore_records();
         weft.introduce();
@@ -268,6 +288,16 @@ impl Weft {
         let result = self.swim.force_leave(now, node, false);
         self.settle(now);
         result
+    }
+
+    /// What the gossip driver lets through.
+    fn proven(&mut self, mut claims: Vec<Claim>) -> Vec<Claim> {
+        if self.setup.signed {
+            let before = claims.len();
+            claims.retain(|claim| claim.state == MemberState::Unknown || proofs::is_proven(claim));
+            self.claims_refused += before - claims.len();
+        }
+        claims
     }
 
     fn token(&mut self, call: Call) -> u64 {
@@ -376,7 +406,10 @@ impl Core for Weft {
 
     fn receive(&mut self, now: Now, from: u32, message: Packet) {
         match message.content {
-            Content::Swim(swim) => self.swim.receive(now, message.sender, address_of(from), swim),
+            Content::Swim(swim) => {
+                let swim = SwimMessage { claims: self.proven(swim.claims), ..swim };
+                self.swim.receive(now, message.sender, address_of(from), swim);
+            }
             Content::Catalog(CatalogMessage::Delta(records)) => self.take_deltas(now, message.sender, records),
             Content::Catalog(content) => self.with_catalog(|catalog| catalog.receive(now, message.sender, content)),
         }
@@ -390,6 +423,7 @@ impl Core for Weft {
                     return None;
                 }
                 let reply = Stream::Synced { peer: self.node, claims: self.swim.snapshot() };
+                let claims = self.proven(claims);
                 self.swim.synced(now, claims);
                 Some(reply)
             }
@@ -410,6 +444,7 @@ impl Core for Weft {
         let Some(call) = self.calls.remove(&token) else { return };
         match (call, reply) {
             (Call::Sync { .. }, Some(Stream::Synced { peer, claims })) => {
+                let claims = self.proven(claims);
                 self.swim.synced(now, claims);
                 self.after_swim(now);
                 self.with_catalog(|catalog| catalog.start_sync(now, peer));
