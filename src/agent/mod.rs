@@ -289,8 +289,7 @@ async fn bind_gossip(
     let contexts = tls.clone();
     let identify = move |chain: &[CertificateDer<'_>]| contexts.peer(Some(chain)).ok().map(|peer| peer.node);
     let claimed_in = identity.cluster.clone();
-    let check_claim =
-        move |claim: &Claim| verify_claim(&claimed_in, claim).map(Some).map_err(|error| error.as_str());
+    let check_claim = move |claim: &Claim| verify_claim(&claimed_in, claim).map(Some).map_err(|error| error.as_str());
     let settings = gossip::Settings {
         listen: config.gossip.listen,
         cluster: identity.cluster.clone(),

@@ -285,7 +285,11 @@ mod tests {
             let forged: Vec<Claim> = (0..1_000).map(|number| claim(round * 1_000 + number, b"forged")).collect();
             assert!(claims.of_stream(TELLER, forged).await.is_empty());
             assert_eq!(checks.load(Ordering::Relaxed), round * OFFENCES_MAX as usize);
-            assert_eq!(claims.of_stream(NodeId([8; 16]), vec![claim(round, b"good")]).await.len(), 1, "others are heard");
+            assert_eq!(
+                claims.of_stream(NodeId([8; 16]), vec![claim(round, b"good")]).await.len(),
+                1,
+                "others are heard"
+            );
             checks.fetch_sub(1, Ordering::Relaxed);
             tokio::time::advance(Duration::from_secs(1)).await;
         }
@@ -304,7 +308,11 @@ mod tests {
         }
         assert_eq!(checks.load(Ordering::Relaxed), CHECKS_MAX as usize);
         assert_eq!(claims.of_datagram(TELLER, vec![known]).len(), 1);
-        assert_eq!(claims.of_stream(TELLER, vec![claim(20_000, b"good")]).await.len(), 1, "streams have room of their own");
+        assert_eq!(
+            claims.of_stream(TELLER, vec![claim(20_000, b"good")]).await.len(),
+            1,
+            "streams have room of their own"
+        );
     }
 
     #[tokio::test(start_paused = true)]

@@ -202,7 +202,10 @@ mod tests {
             (Claim { proof: held.proof[1..].to_vec(), ..held.clone() }, ClaimError::Malformed),
             (Claim { state: MemberState::Unknown, ..held.clone() }, ClaimError::Malformed),
             // Signed by another, who names himself or the host.
-            (Claim { proof: prove_claim(&other, CLUSTER, 3, &claim(&other, MemberState::Alive)), ..held.clone() }, ClaimError::OtherHost),
+            (
+                Claim { proof: prove_claim(&other, CLUSTER, 3, &claim(&other, MemberState::Alive)), ..held.clone() },
+                ClaimError::OtherHost,
+            ),
         ];
         for (forged, why) in forged {
             assert_eq!(verify_claim(CLUSTER, &forged), Err(why), "{forged:?}");

@@ -69,8 +69,8 @@ impl Dissemination {
 
     /// How many datagrams of `bytes_max` what waits would fill, between 1 and `most`.
     pub(super) fn backlog(&self, bytes_max: usize, most: u32) -> u32 {
-        /// A claim with a name of usual length.
-        const CLAIM_BYTES: usize = 75;
+        /// A claim with a name of usual length, and its proof.
+        const CLAIM_BYTES: usize = 175;
         let datagrams = (self.turns.len() * CLAIM_BYTES).div_ceil(bytes_max.max(1));
         u32::try_from(datagrams).unwrap_or(u32::MAX).clamp(1, most)
     }

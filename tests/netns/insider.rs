@@ -265,7 +265,9 @@ impl Insider {
 fn ports(seer: &Host, service: &str) -> Result<BTreeMap<String, u64>, String> {
     let (_, list) = seer.api(&format!("/v1/health/service/{service}"))?;
     let entries = list.as_array().into_iter().flatten();
-    let port = |entry: &Value| (entry["Node"]["Node"].as_str().unwrap_or_default().to_owned(), entry["Service"]["Port"].as_u64());
+    let port = |entry: &Value| {
+        (entry["Node"]["Node"].as_str().unwrap_or_default().to_owned(), entry["Service"]["Port"].as_u64())
+    };
     Ok(entries.map(port).filter_map(|(node, port)| Some((node, port?))).collect())
 }
 
@@ -341,7 +343,8 @@ fn an_enrolled_host_that_lies_is_refused_by_every_other_and_named() {
         assert!(refused.iter().all(|(_, count)| *count > 0.0), "{seer}: {refused:?}");
         let log = host.agent_log_text();
         for told in ["claims that this host makes", "records that this host passes on"] {
-            let named = log.lines().any(|line| line.contains(told) && line.contains(&insider) && line.contains("name=\"x\""));
+            let named =
+                log.lines().any(|line| line.contains(told) && line.contains(&insider) && line.contains("name=\"x\""));
             assert!(named, "{seer} does not name the insider: {told}");
         }
     }

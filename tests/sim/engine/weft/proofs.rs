@@ -26,7 +26,8 @@ fn padded(word: u64, length: usize) -> Vec<u8> {
 fn own(claim: &Claim, left: bool) -> Vec<u8> {
     let address = claim.address.to_string();
     let incarnation = claim.incarnation.to_be_bytes();
-    let parts = [&claim.node.0[..], claim.name.as_str().as_bytes(), address.as_bytes(), &incarnation, &[u8::from(left)]];
+    let parts =
+        [&claim.node.0[..], claim.name.as_str().as_bytes(), address.as_bytes(), &incarnation, &[u8::from(left)]];
     padded(hash(&parts), PROOF_BYTES)
 }
 
