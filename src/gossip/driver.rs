@@ -263,7 +263,10 @@ async fn receive(udp: Arc<UdpSocket>, mut opener: Opener, shared: Arc<Shared>) {
                 continue;
             }
         };
-        shared.peers.heard(sender, opener.epoch(sender).unwrap_or_default(), heard.version, heard.highest);
+        // What another start would speak counts once it is one: nobody is made to be spoken to in an older version.
+        if !opener.is_in_doubt(sender) {
+            shared.peers.heard(sender, opener.epoch(sender).unwrap_or_default(), heard.version, heard.highest);
+        }
         let event = match heard.content {
             Content::Message(Datagram::Swim(SwimMessage { probe, claims })) => {
                 let claims = shared.claims.of_datagram(sender, claims);

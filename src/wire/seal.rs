@@ -310,6 +310,12 @@ impl Opener {
         self.senders.get(&sender).map(|known| known.epoch)
     }
 
+    /// True if this sender's last packet was of a start that it has not signed, though it has signed one: it has just started
+    /// again, or somebody else speaks in its name.
+    pub fn is_in_doubt(&self, sender: NodeId) -> bool {
+        self.senders.get(&sender).is_some_and(|known| known.proven.is_some_and(|proven| known.epoch != proven))
+    }
+
     fn search(&self, packet: &[u8], header: &PacketHeader) -> Result<(Vec<u8>, Option<Found>), OpenError> {
         for (of, derivation) in &self.keyring {
             let key = derivation.packet_key(header.sender, header.epoch);
@@ -444,7 +450,9 @@ mod tests {
             assert!(opener.senders[&ALICE].keys.len() <= KEYS_MAX);
             let mut again = sealer(4);
             assert!(opener.open(&again.seal(b"x").unwrap()).is_ok(), "she starts again");
+            assert_eq!(opener.is_in_doubt(ALICE), proven.is_some());
             opener.prove(ALICE, 4);
+            assert!(!opener.is_in_doubt(ALICE));
             assert!(opener.open(&again.seal(b"x").unwrap()).is_ok());
             assert_eq!(opener.open(&alice.seal(b"x").unwrap()), Err(OpenError::OldEpoch));
         }
