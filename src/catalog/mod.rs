@@ -449,6 +449,13 @@ impl Catalog {
         self.origins.get(&id.origin).is_some_and(|origin| origin.is_confirmed(&Slot::of_id(id)))
     }
 
+    /// True if this record of this host's own takes the place of what it has written, or stands beside it. If it is of the
+    /// current epoch, another life of this host has written it: what this one writes is all merged, and only replaced by what
+    /// outranks it.
+    pub fn is_unwritten(&self, record: &Record) -> bool {
+        record.origin() == self.local && self.origins.get(&self.local).is_none_or(|own| own.lacks(record))
+    }
+
     /// The newest version held of an origin.
     pub fn newest_of(&self, origin: NodeId) -> Option<Version> {
         self.origins.get(&origin).map(Origin::newest)

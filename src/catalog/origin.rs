@@ -110,6 +110,12 @@ impl Origin {
         true
     }
 
+    /// True if [`Origin::merge`] would change something, were there room.
+    pub(super) fn lacks(&self, record: &Record) -> bool {
+        let held = self.records.get(&Slot::of(record));
+        check_floor(record).is_ok() && record.version() >= self.floor && held.is_none_or(|held| outranks(record, &held.record))
+    }
+
     fn check_room(&self, record: &Record, slot: &Slot, limits: Limits) -> Result<(), Refusal> {
         let origin = record.origin();
         let old_bytes = self.records.get(slot).map(|held| held.record.encoded().len());

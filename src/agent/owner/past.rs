@@ -46,9 +46,11 @@ impl Owner {
         self.past.fatal
     }
 
-    /// Others hold records of this host that are newer than its own.
+    /// A record of this host that a peer holds: is it newer than its own, or one of this start that it has not written?
     pub(super) fn meet_own_past(&mut self, now: Now, record: &Record) {
-        if record.version() <= self.own.version() || self.past.fatal.is_some() {
+        let (version, own) = (record.version(), self.own.version());
+        let is_past = version > own || (version.epoch == own.epoch && self.catalog.is_unwritten(record));
+        if !is_past || self.past.fatal.is_some() {
             return;
         }
         if self.past.rises_here >= RISES_HERE_MAX {

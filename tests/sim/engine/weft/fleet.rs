@@ -179,15 +179,20 @@ impl Fleet {
         loop {
             let restart = self.restarts.first_key_value().map(|((at, _), ())| *at);
             let until = restart.map_or(end, |at| at.min(end));
-            if self.world.run_to(until) {
-                if until >= end && restart.is_none_or(|at| at > end) {
-                    return;
-                }
-                if let Some(((_, host), ())) = self.restarts.pop_first() {
-                    self.start(host);
-                }
+            if !self.world.run_to(until) {
+                self.take_ended();
+                continue;
             }
-            self.take_ended();
+            match self.restarts.first_entry().filter(|first| first.key().0 <= until) {
+                Some(first) => {
+                    let ((_, host), ()) = first.remove_entry();
+                    // Somebody may have started it meanwhile.
+                    if !self.world.runs(host) {
+                        self.start(host);
+                    }
+                }
+                None => return,
+            }
         }
     }
 

@@ -191,9 +191,12 @@ impl Weft {
         }
     }
 
-    /// Others hold records of this host that are newer than its own.
+    /// A record of this host that a peer holds: is it newer than its own, or one of this start that it has not written?
     fn meet_own_past(&mut self, now: Now, record: &Record) {
-        if record.version() <= self.version || self.rises_here >= RISES_HERE_MAX || record.signature() != SIGNATURE {
+        let version = record.version();
+        let unwritten = self.catalog.as_ref().is_some_and(|catalog| catalog.is_unwritten(record));
+        let is_past = version > self.version || (version.epoch == self.version.epoch && unwritten);
+        if !is_past || self.rises_here >= RISES_HERE_MAX || record.signature() != SIGNATURE {
             return;
         }
         let seen = record.version().epoch;
