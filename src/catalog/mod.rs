@@ -472,6 +472,7 @@ impl Catalog {
         let Some(held) = self.origins.remove(&origin) else { return };
         let bucket = &mut self.buckets[bucket_of(origin)];
         bucket.hash = bucket.hash.wrapping_sub(held.hash_offered());
+        bucket.unconfirmed -= held.unconfirmed();
         self.broadcast.forget(origin);
         self.repair.forget(origin);
         if self.forgotten.len() >= FORGOTTEN_MAX {
@@ -555,10 +556,11 @@ impl Catalog {
     fn change<T>(&mut self, id: NodeId, change: impl FnOnce(&mut Origin) -> T) -> T {
         let bucket = &mut self.buckets[bucket_of(id)];
         let origin = self.origins.entry(id).or_default();
-        let before = origin.hash_offered();
+        let (before, unconfirmed) = (origin.hash_offered(), origin.unconfirmed());
         origin.note_agreement(bucket.agreements);
         let result = change(origin);
         bucket.hash = bucket.hash.wrapping_sub(before).wrapping_add(origin.hash_offered());
+        bucket.unconfirmed = bucket.unconfirmed - unconfirmed + origin.unconfirmed();
         if origin.len() == 0 {
             self.origins.remove(&id);
         }

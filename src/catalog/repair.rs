@@ -171,6 +171,9 @@ impl Catalog {
             self.change(summary.origin, super::origin::Origin::confirm_all);
         } else if origin.hash_offered() == summary.hash {
             origin.set_agreed(agreements, summary.newest);
+            if origin.unconfirmed() > 0 {
+                self.change(summary.origin, super::origin::Origin::confirm_current);
+            }
         }
     }
 
