@@ -408,6 +408,16 @@ impl Catalog {
     pub fn start_sync(&mut self, now: Now, with: NodeId) {
         self.now = self.now.max(now);
         self.sync(now, with);
+        self.tell_of(with);
+    }
+
+    /// Tells a peer what is held of itself. To be called for whoever exchanges members by stream: a host whose disk was set
+    /// back seals its datagrams for a start that others know to be over. They read nothing of it, so it gets no answer to any
+    /// digest, and would never meet its past.
+    pub fn tell_of(&mut self, peer: NodeId) {
+        if let Some(summary) = self.origins.get(&peer).and_then(|origin| origin.summary(peer)) {
+            self.outputs.push_back(Output::Send { to: peer, message: CatalogMessage::Announce(vec![summary]) });
+        }
     }
 
     /// This member has come (back). When many hosts learn that of one, a few of them compare with it at once; the others
@@ -449,11 +459,10 @@ impl Catalog {
         self.origins.get(&id.origin).is_some_and(|origin| origin.is_confirmed(&Slot::of_id(id)))
     }
 
-    /// True if this record of this host's own takes the place of what it has written, or stands beside it. If it is of the
-    /// current epoch, another life of this host has written it: what this one writes is all merged, and only replaced by what
-    /// outranks it.
+    /// True if this record of this host is not among what it has written and merged. If it is of the current epoch, another
+    /// life of this host has written it. What was written and replaced is not remembered: of that nothing is said.
     pub fn is_unwritten(&self, record: &Record) -> bool {
-        record.origin() == self.local && self.origins.get(&self.local).is_none_or(|own| own.lacks(record))
+        record.origin() == self.local && self.origins.get(&self.local).is_none_or(|own| own.never_wrote(record))
     }
 
     /// The newest version held of an origin.

@@ -110,10 +110,17 @@ impl Origin {
         true
     }
 
-    /// True if [`Origin::merge`] would change something, were there room.
-    pub(super) fn lacks(&self, record: &Record) -> bool {
-        let held = self.records.get(&Slot::of(record));
-        check_floor(record).is_ok() && record.version() >= self.floor && held.is_none_or(|held| outranks(record, &held.record))
+    /// True if the writer of all that is held here cannot have written this: it would take the place of something, or its
+    /// version was given to something else.
+    pub(super) fn never_wrote(&self, record: &Record) -> bool {
+        let (version, slot) = (record.version(), Slot::of(record));
+        if check_floor(record).is_err() || version < self.floor {
+            return false;
+        }
+        let mut same_version = self.by_version.range((version, Slot::floor())..).take_while(|(held, _)| *held == version);
+        let same_version = same_version.any(|(_, held)| *held != slot);
+        let beside = |held: &Held| held.record.version() == version && held.record.encoded() != record.encoded();
+        same_version || self.records.get(&slot).is_none_or(|held| outranks(record, &held.record) || beside(held))
     }
 
     fn check_room(&self, record: &Record, slot: &Slot, limits: Limits) -> Result<(), Refusal> {

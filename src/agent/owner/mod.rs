@@ -240,10 +240,11 @@ impl Owner {
                 self.swim.sync_failed(now, to);
                 self.on_exchange(to, Err(&error));
             }
-            gossip::Event::SyncRequest { peer: _, claims, reply } => {
+            gossip::Event::SyncRequest { peer, claims, reply } => {
                 // The asker may be gone; its claims are worth having all the same.
                 let _ = reply.send(self.swim.snapshot());
                 self.swim.synced(now, claims);
+                self.catalog.tell_of(peer);
             }
             gossip::Event::PullRequest { peer: _, wants, reply } => {
                 let _ = reply.send(self.catalog.answer(&wants, PULL_CHUNK_BYTES_MAX));

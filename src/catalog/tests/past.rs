@@ -95,5 +95,7 @@ fn what_it_wrote_and_replaced_or_voided_is_no_surprise() {
         assert!(log[..=written].iter().all(|record| !catalog.is_unwritten(record)));
         assert!(log[written + 1..].iter().all(|record| catalog.is_unwritten(record)));
     }
+    assert!(catalog.is_unwritten(&service(node(0), version(2, 5), "db")), "another record has that version");
+    assert!(catalog.is_unwritten(&record_of(node(0), version(2, 5), RecordKind::SERVICE, "web", Some(b""))));
     assert!(!catalog.is_unwritten(&service(node(1), version(2, 1), "web")), "that is another host's");
 }

@@ -167,7 +167,9 @@ impl Fleet {
     /// A datagram with claims, out of nowhere, but with a valid seal.
     pub(crate) fn inject(&mut self, to: u32, sender: u32, claims: Vec<Claim>) {
         let content = Content::Swim(SwimMessage { probe: Probe::Gossip, claims });
-        let packet = Packet { sender: self.node(sender), content };
+        let node = self.node(sender);
+        let wrapped = self.world.act(sender, |weft, _| weft.wrap(content.clone()));
+        let packet = wrapped.unwrap_or(Packet { sender: node, epoch: 1, counter: 1, content });
         self.world.inject(to, sender, packet);
     }
 

@@ -23,7 +23,7 @@ use super::driven::{Core, Effect, End, Kind, Now, State};
 
 pub(crate) use fleet::Fleet;
 use own::{Floor, Service};
-use records::Pulled;
+use records::{Pulled, Window};
 
 /// The gossip port of every host.
 const PORT: u16 = 7946;
@@ -123,10 +123,12 @@ fn state_of(state: MemberState) -> State {
     }
 }
 
-/// One datagram. The seal proves the sender.
+/// One datagram. The seal proves the sender, and has its start and the count of its packets.
 #[derive(Debug, Clone)]
 pub(crate) struct Packet {
     pub(crate) sender: NodeId,
+    pub(crate) epoch: u64,
+    pub(crate) counter: u64,
     pub(crate) content: Content,
 }
 
@@ -178,6 +180,8 @@ pub(crate) struct Weft {
     pub(crate) swim: Swim,
     pub(crate) catalog: Option<Catalog>,
     pub(crate) disk: Disk,
+    /// The start that its packets are sealed for.
+    epoch: u64,
     version: Version,
     /// Of the last input.
     now: Now,
@@ -196,6 +200,9 @@ pub(crate) struct Weft {
     calls: BTreeMap<u64, Call>,
     tokens: u64,
     effects: VecDeque<Effect<Packet, Stream>>,
+    /// Of its packets in this start.
+    counter: u64,
+    windows: HashMap<NodeId, Window>,
     /// Hosts that were let go.
     pub(crate) forgets: u64,
     /// Records that were not what they said.
@@ -224,6 +231,7 @@ impl Weft {
             node,
             swim,
             catalog,
+            epoch: disk.epoch,
             version: Version { epoch: disk.epoch, sequence: 0 },
             disk,
             now: Now::ZERO,
@@ -240,6 +248,8 @@ impl Weft {
             calls: BTreeMap::new(),
             tokens: 0,
             effects: VecDeque::new(),
+            counter: 0,
+            windows: HashMap::new(),
             forgets: 0,
             refused: 0,
         };
@@ -257,8 +267,9 @@ impl Weft {
         disk
     }
 
-    pub(crate) fn wrap(&self, message: SwimMessage) -> Packet {
-        Packet { sender: self.node, content: Content::Swim(message) }
+    pub(crate) fn wrap(&mut self, content: Content) -> Packet {
+        self.counter += 1;
+        Packet { sender: self.node, epoch: self.epoch, counter: self.counter, content }
     }
 
     /// An operator says that a failed host will not come back.
@@ -295,7 +306,7 @@ impl Weft {
         while let Some(output) = self.swim.poll_output() {
             match output {
                 swim::Output::Send { to, message, .. } => {
-                    let message = self.wrap(message);
+                    let message = self.wrap(Content::Swim(message));
                     self.effects.push_back(Effect::Send { to: host_at(to), message });
                 }
                 swim::Output::Sync { to, node } => {
@@ -334,7 +345,7 @@ impl Weft {
             match output {
                 catalog::Output::Send { to, message } => {
                     if let Some(address) = self.swim.whereabouts(to).map(|(_, address)| address) {
-                        let message = Packet { sender: self.node, content: Content::Catalog(message) };
+                        let message = self.wrap(Content::Catalog(message));
                         self.effects.push_back(Effect::Send { to: host_at(address), message });
                     }
                 }
@@ -371,6 +382,9 @@ impl Core for Weft {
     type Stream = Stream;
 
     fn receive(&mut self, now: Now, from: u32, message: Packet) {
+        if !self.opens(&message) {
+            return;
+        }
         match message.content {
             Content::Swim(swim) => self.swim.receive(now, message.sender, address_of(from), swim),
             Content::Catalog(CatalogMessage::Delta(records)) => self.take_deltas(now, message.sender, records),
@@ -387,6 +401,7 @@ impl Core for Weft {
                 }
                 let reply = Stream::Synced { peer: self.node, claims: self.swim.snapshot() };
                 self.swim.synced(now, claims);
+                self.with_catalog(|catalog| catalog.tell_of(peer));
                 Some(reply)
             }
             Stream::Pull { expect, wants } if expect == self.node => {

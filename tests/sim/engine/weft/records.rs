@@ -1,6 +1,6 @@
 //! Records as they come, as in the agent's `owner/records.rs` and `admit.rs`: judged, merged, told on, let go.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ use weft::catalog::{Catalog, Merge, Relay, Screen};
 use weft::model::{NodeId, Record, RecordId, RecordKind, SIGNATURE_BYTES, Version};
 
 use super::super::driven::{Effect, End, Now};
-use super::Weft;
+use super::{Packet, Weft};
 
 /// Stands for a signature that is right, but for its first bytes.
 const SIGNED: [u8; SIGNATURE_BYTES - 8] = [0x5e; SIGNATURE_BYTES - 8];
@@ -24,6 +24,17 @@ const STRANGER_LIFETIME: Duration = Duration::from_secs(3600);
 /// As in `owner/past.rs`.
 const RISES_MAX: u64 = 4;
 const RISES_HERE_MAX: u32 = 4;
+
+/// As `wire::replay`.
+const WINDOW: u64 = 1024;
+
+/// What was opened of a sender's latest start.
+#[derive(Debug, Default)]
+pub(super) struct Window {
+    epoch: u64,
+    highest: u64,
+    seen: HashSet<u64>,
+}
 
 /// A pull under way.
 #[derive(Debug, Default)]
@@ -64,6 +75,25 @@ fn is_node(record: &Record) -> bool {
 }
 
 impl Weft {
+    /// False for packets of a start that is over, and for those that have come before, as in `wire::seal`. First starts are not
+    /// kept: there only the network repeats packets, which the cores bear, and large fleets would have no room.
+    pub(super) fn opens(&mut self, packet: &Packet) -> bool {
+        let known = self.windows.get(&packet.sender).map_or(0, |window| window.epoch);
+        if packet.epoch < known || packet.epoch <= 1 {
+            return packet.epoch >= known;
+        }
+        let window = self.windows.entry(packet.sender).or_default();
+        if packet.epoch > window.epoch {
+            *window = Window { epoch: packet.epoch, ..Window::default() };
+        }
+        window.highest = window.highest.max(packet.counter);
+        let oldest = window.highest.saturating_sub(WINDOW);
+        if window.seen.len() > 2 * WINDOW as usize {
+            window.seen.retain(|counter| *counter > oldest);
+        }
+        packet.counter > oldest && window.seen.insert(packet.counter)
+    }
+
     pub(super) fn take_deltas(&mut self, now: Now, sender: NodeId, records: Vec<Record>) {
         let before = self.refused;
         for record in records {
@@ -122,8 +152,9 @@ impl Weft {
                 catalog.merge(now, record, relay);
                 return;
             }
-            // So does an older version, once judged: else a host that was set back never meets its own future.
-            if catalog.is_confirmed(&record.id()) {
+            // So does an older version, once judged: else a host that was set back never meets its own future. Other bytes of
+            // the same version are judged as well.
+            if held.version() > record.version() && catalog.is_confirmed(&record.id()) {
                 return;
             }
         }
