@@ -25,7 +25,7 @@ mod vips;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use arc_swap::ArcSwap;
 use rand_chacha::ChaCha8Rng;
@@ -153,7 +153,7 @@ async fn run_here(config: Config) -> Result<(), AgentError> {
     let Opened { store, records, members, .. } = opened;
     let identity = Arc::new(Identity::load(&config.data_dir)?);
     check_names(&config, &identity)?;
-    let epoch = store.next_epoch()?;
+    let epoch = store.next_epoch(own::least_epoch(SystemTime::now()))?;
     let tls = identity.tls()?;
 
     let (keyring, link) = keyring::begin(identity.keyring.clone());

@@ -187,7 +187,9 @@ impl Owner {
             joins: Vec::new(),
             out,
             // Grows over restarts as well: blocking queries compare indexes of before and after.
-            index: epoch << 24,
+            // Starts are a second apart at least, in which there are never a million directories; below 2^53 for a long time,
+            // which is all that some readers of JSON can count to.
+            index: epoch << 20,
             dirty: true,
             local_dirty: true,
             publish_at: started,

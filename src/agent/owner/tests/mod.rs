@@ -59,7 +59,7 @@ impl Bench {
     fn start_with(dir: &Path, files: Files) -> Bench {
         let Opened { store, records, .. } = Store::open(dir, Duration::from_secs(10)).unwrap();
         let identity = Arc::new(Identity::load(dir).unwrap());
-        let epoch = store.next_epoch().unwrap();
+        let epoch = store.next_epoch(0).unwrap();
         let stored = kept::read(store.registrations().unwrap(), read_service, read_check);
         let rises = store.rises().unwrap();
         let facts = NodeFacts {
