@@ -119,3 +119,17 @@ impl OwnLog {
         Ok(record)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn a_clock_lends_its_seconds_and_nothing_where_it_is_wrong() {
+        assert_eq!(least_epoch(UNIX_EPOCH + Duration::from_millis(1_795_474_800_900)), 1_795_474_800);
+        assert_eq!(least_epoch(UNIX_EPOCH - Duration::from_secs(7)), 0);
+        assert_eq!(least_epoch(UNIX_EPOCH + Duration::from_secs(1 << 60)), EPOCH_LEAST_MAX);
+    }
+}

@@ -117,7 +117,8 @@ impl Origin {
         if check_floor(record).is_err() || version < self.floor {
             return false;
         }
-        let mut same_version = self.by_version.range((version, Slot::floor())..).take_while(|(held, _)| *held == version);
+        let mut same_version =
+            self.by_version.range((version, Slot::floor())..).take_while(|(held, _)| *held == version);
         let same_version = same_version.any(|(_, held)| *held != slot);
         let beside = |held: &Held| held.record.version() == version && held.record.encoded() != record.encoded();
         same_version || self.records.get(&slot).is_none_or(|held| outranks(record, &held.record) || beside(held))

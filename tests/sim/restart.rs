@@ -86,8 +86,11 @@ fn a_host_that_lost_its_incarnation_gets_it_back() {
 }
 
 /// Host 3, started once more with the disk that it had so many starts ago.
-fn set_back(seed: u64, starts: usize) -> Fleet {
-    let mut fleet = Fleet::joined(seed, 10, Setup::default());
+fn set_back(seed: u64, starts: usize, has_clock: bool) -> Fleet {
+    let mut fleet = Fleet::new(seed, 10, Setup::default());
+    (0..10).for_each(|host| fleet.machine(host).no_clock = !has_clock);
+    fleet.start_all();
+    fleet.run_until_all_see_all_alive(Duration::from_secs(30));
     let mut disks = Vec::new();
     for service in 0..4 {
         fleet.register(3, service);
@@ -108,7 +111,7 @@ fn set_back(seed: u64, starts: usize) -> Fleet {
 #[test]
 fn a_host_whose_disk_was_set_back_meets_its_past_and_is_believed_again() {
     for (seed, starts) in (0..12).map(|seed| (seed, 1 + usize::try_from(seed).unwrap() % 4)) {
-        let mut fleet = set_back(seed, starts);
+        let mut fleet = set_back(seed, starts, false);
         fleet.register(3, 9);
         let limit = Duration::from_secs(90);
         let risen = fleet.run_until(limit, "it starts above its past", |fleet| {
@@ -121,5 +124,18 @@ fn a_host_whose_disk_was_set_back_meets_its_past_and_is_believed_again() {
             let revision = |service| fleet.world.core(host).and_then(|weft| weft.revision_of(node, service));
             assert!(revision(9).is_some() && revision(8).is_none(), "seed {seed} host {host}");
         }
+    }
+}
+
+#[test]
+fn where_its_clock_is_right_it_starts_above_its_past_and_is_believed_at_once() {
+    for (seed, starts) in (0..12).map(|seed| (seed, 1 + usize::try_from(seed).unwrap() % 4)) {
+        let mut fleet = set_back(seed, starts, true);
+        let life = fleet.world.host(3).life;
+        fleet.run_until_all_see_all_alive(Duration::from_secs(5));
+        fleet.run_until(Duration::from_secs(20), "all hold the same", Fleet::catalogs_equal);
+        fleet.run_for(Duration::from_secs(120));
+        assert!(fleet.catalogs_equal(), "seed {seed}");
+        assert_eq!(fleet.world.host(3).life, life, "seed {seed}: it never had to end");
     }
 }

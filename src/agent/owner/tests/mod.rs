@@ -1,9 +1,10 @@
 //! The owner with a real store and real keys, and channels in place of the drivers. `life` is a service from registration
-//! to withdrawal, `registering` what is taken, refused and kept, `operating` joins, reloads and a disk that was set back,
+//! to withdrawal, `registering` what is taken, refused and kept, `operating` joins and reloads, `past` a disk that was set back,
 //! `poison` records that it must not die of twice, and hosts and services gone mad.
 
 mod life;
 mod operating;
+mod past;
 mod poison;
 mod registering;
 

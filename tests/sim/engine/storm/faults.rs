@@ -17,6 +17,9 @@ const SEEDS_MAX: u32 = 2;
 /// A disk may be set back to one of so many earlier states.
 const BACKUPS_MAX: usize = 8;
 
+/// In one storm of so many the hosts have clocks.
+const CLOCKS_EVERY: u64 = 8;
+
 /// Kinds of faults. Each storm has some of them, so that rare combinations get their time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Fault {
@@ -85,6 +88,8 @@ impl Weather {
             fleet.world.host_mut(host).drift_ppm = drift;
             let seeds = fleet.world.rng.random_range(1..=SEEDS_MAX);
             fleet.machine(host).seeds = (0..seeds).collect();
+            // Where clocks are right a disk that was set back harms little; the others are the ones to look at.
+            fleet.machine(host).no_clock = fleet.world.seed % CLOCKS_EVERY != 7;
         }
         let aloud = std::env::var_os("WEFT_SIM_SEED").is_some();
         Weather { faults, restarts: Vec::new(), backups: Vec::new(), cut_until: None, log: Vec::new(), aloud }

@@ -16,6 +16,9 @@ use super::{Content, Disk, Packet, Setup, Weft, address_of, name_of, node_of};
 /// systemd starts an agent again after so long.
 const RESTART_AFTER: Duration = Duration::from_secs(2);
 
+/// What clocks show when a run begins, in seconds. It counts for the size of what carries the numbers of starts.
+const CLOCK_AT_START: u64 = 1_795_474_800;
+
 /// What outlives the processes.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Machine {
@@ -23,6 +26,8 @@ pub(crate) struct Machine {
     pub(crate) seeds: Vec<u32>,
     /// Its own set-up, if it is not the fleet's.
     pub(crate) setup: Option<Setup>,
+    /// Its clock stands still, and its starts are only counted.
+    pub(crate) no_clock: bool,
     /// The process said goodbye and ended.
     pub(crate) left: bool,
 }
@@ -118,7 +123,8 @@ impl Fleet {
         let setup = machine.setup.clone().unwrap_or_else(|| self.setup.clone());
         let disk = std::mem::take(&mut machine.disk);
         let generation = self.world.host(host).generation;
-        let weft = Weft::start(host, generation, setup, disk, &machine.seeds, rng);
+        let clock = (!machine.no_clock).then(|| CLOCK_AT_START + self.world.now().as_secs());
+        let weft = Weft::start(host, generation, setup, disk, &machine.seeds, clock, rng);
         self.world.boot(host, weft);
     }
 
@@ -169,7 +175,7 @@ impl Fleet {
         let content = Content::Swim(SwimMessage { probe: Probe::Gossip, claims });
         let node = self.node(sender);
         let wrapped = self.world.act(sender, |weft, _| weft.wrap(content.clone()));
-        let packet = wrapped.unwrap_or(Packet { sender: node, epoch: 1, counter: 1, content });
+        let packet = wrapped.unwrap_or(Packet { sender: node, epoch: 1, counter: 1, first: true, content });
         self.world.inject(to, sender, packet);
     }
 

@@ -129,6 +129,8 @@ pub(crate) struct Packet {
     pub(crate) sender: NodeId,
     pub(crate) epoch: u64,
     pub(crate) counter: u64,
+    /// Of a machine's first start.
+    pub(crate) first: bool,
     pub(crate) content: Content,
 }
 
@@ -182,6 +184,7 @@ pub(crate) struct Weft {
     pub(crate) disk: Disk,
     /// The start that its packets are sealed for.
     epoch: u64,
+    first: bool,
     version: Version,
     /// Of the last input.
     now: Now,
@@ -210,16 +213,18 @@ pub(crate) struct Weft {
 }
 
 impl Weft {
-    /// The process as it starts from its disk.
+    /// The process as it starts from its disk, with the clock's seconds if it has a clock.
     pub(crate) fn start(
         host: u32,
         generation: u32,
         setup: Setup,
         mut disk: Disk,
         seeds: &[u32],
+        clock: Option<u64>,
         mut rng: ChaCha8Rng,
     ) -> Weft {
-        disk.epoch += 1;
+        let first = disk.epoch == 0;
+        disk.epoch = (disk.epoch + 1).max(clock.unwrap_or(0));
         let node = node_of(host, generation);
         let swim_rng = ChaCha8Rng::seed_from_u64(rng.random());
         let mut swim = Swim::new(setup.swim.clone(), node, name_of(host), address_of(host), disk.incarnation, swim_rng);
@@ -232,6 +237,7 @@ impl Weft {
             swim,
             catalog,
             epoch: disk.epoch,
+            first,
             version: Version { epoch: disk.epoch, sequence: 0 },
             disk,
             now: Now::ZERO,
@@ -269,7 +275,7 @@ impl Weft {
 
     pub(crate) fn wrap(&mut self, content: Content) -> Packet {
         self.counter += 1;
-        Packet { sender: self.node, epoch: self.epoch, counter: self.counter, content }
+        Packet { sender: self.node, epoch: self.epoch, counter: self.counter, first: self.first, content }
     }
 
     /// An operator says that a failed host will not come back.

@@ -79,7 +79,7 @@ impl Weft {
     /// kept: there only the network repeats packets, which the cores bear, and large fleets would have no room.
     pub(super) fn opens(&mut self, packet: &Packet) -> bool {
         let known = self.windows.get(&packet.sender).map_or(0, |window| window.epoch);
-        if packet.epoch < known || packet.epoch <= 1 {
+        if packet.epoch < known || packet.first {
             return packet.epoch >= known;
         }
         let window = self.windows.entry(packet.sender).or_default();
