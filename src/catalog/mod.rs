@@ -259,7 +259,7 @@ impl Catalog {
             origins: BTreeMap::new(),
             buckets: [Bucket::default(); BUCKETS],
             forgotten: BTreeMap::new(),
-            peers: Peers::default(),
+            peers: Peers::new(local),
             broadcast: Broadcast::default(),
             fetch: Fetch::default(),
             pace: Pace::default(),
@@ -386,9 +386,18 @@ impl Catalog {
     /// Whom to exchange with: the members alive (this host among them or not). A forgotten origin among them is welcome
     /// again.
     pub fn set_peers(&mut self, peers: Vec<Peer>) {
-        self.peers = Peers::new(self.local, peers);
+        self.peers.set(peers);
         let peers = &self.peers;
         self.forgotten.retain(|origin, _| !peers.contains(*origin));
+    }
+
+    /// Members that came to life or moved to another zone (true), and such that are gone: what [`Catalog::set_peers`] does
+    /// with all, done with what has changed.
+    pub fn change_peers(&mut self, changes: &[(Peer, bool)]) {
+        self.peers.change(changes);
+        for (peer, _) in changes.iter().filter(|(_, lives)| *lives) {
+            self.forgotten.remove(&peer.node);
+        }
     }
 
     /// A pull ended and all its records were merged.

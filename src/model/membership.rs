@@ -39,6 +39,11 @@ impl MemberState {
     pub fn is_usable(self) -> bool {
         matches!(self, MemberState::Unknown | MemberState::Alive | MemberState::Suspect)
     }
+
+    /// True if gossip goes there: it was heard of, and not given up.
+    pub fn is_living(self) -> bool {
+        matches!(self, MemberState::Alive | MemberState::Suspect)
+    }
 }
 
 impl fmt::Display for MemberState {

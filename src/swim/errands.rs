@@ -31,8 +31,8 @@ pub(super) const NAMES_COMPARED: Duration = Duration::from_secs(60);
 impl Swim {
     /// Looks what is due. Called once a pulse.
     pub(super) fn pulse(&mut self, now: Now) {
-        let next = now + self.config.probe_interval;
-        self.with_timers(|timers| timers.pulse_at = next);
+        let interval = self.config.probe_interval;
+        self.with_timers(|timers| timers.pulse_at = now + timers.first_pause.take().unwrap_or(interval));
         if self.leaving.is_some() {
             return;
         }

@@ -271,6 +271,16 @@ impl Members {
         }
     }
 
+    /// Makes room for so many in all, in one step.
+    pub(super) fn expect(&mut self, members: usize) {
+        let more = members.saturating_sub(self.entries.len());
+        self.entries.reserve_exact(more);
+        self.order.reserve_exact(more);
+        let (entries, secret) = (&self.entries, self.secret);
+        let hash_at = |place: &u32| entries.get(index(*place)).map_or(0, |member| hash(secret, member.node));
+        self.places.reserve(more, hash_at);
+    }
+
     fn insert(&mut self, rng: &mut ChaCha8Rng, member: Member) {
         let Ok(place) = u32::try_from(self.entries.len()) else { return };
         grow(&mut self.entries);

@@ -142,6 +142,8 @@ pub enum ForceLeaveError {
 struct Timers {
     /// Steady, whatever else happens: by its lateness a stall is noticed. Slow errands are looked at on it.
     pulse_at: Now,
+    /// From the first pulse to the second: hosts that start together must not exchange together.
+    first_pause: Option<Duration>,
     probe_at: Now,
     /// The last round of gossip.
     gossiped_at: Option<Now>,
@@ -290,8 +292,12 @@ impl Swim {
         let newcomer = self.timers.as_ref().and_then(|timers| timers.newcomer_until).is_none_or(|until| now < until);
         let knows_more = own.len() + others.len() > self.members.len() + 1;
         let via = if newcomer && knows_more { Via::FirstSync } else { Via::Sync };
+        let others_count = others.len();
         self.heard(now);
         let known = self.members.len();
+        if knows_more {
+            self.members.expect(others_count.min(self.config.members_max));
+        }
         for claim in claims {
             self.hear(now, claim, via);
         }
@@ -428,8 +434,7 @@ impl Swim {
 
     /// The other hosts that are alive or suspected, with their addresses: partners for gossip.
     pub fn alive(&self) -> impl Iterator<Item = (NodeId, SocketAddr)> {
-        let is_there = |member: &&Member| matches!(member.state(), MemberState::Alive | MemberState::Suspect);
-        self.members.iter().filter(is_there).map(|member| (member.node(), member.address()))
+        self.members.iter().filter(|member| member.state().is_living()).map(|member| (member.node(), member.address()))
     }
 
     /// Tells whether a member is in this host's zone: gossip goes there more often than beyond.
@@ -486,6 +491,7 @@ impl Swim {
         let phase = |rng: &mut ChaCha8Rng, interval: Duration| now + interval.mul_f64(rng.random_range(0.0..1.0));
         self.timers = Some(Timers {
             pulse_at: now,
+            first_pause: Some(self.config.probe_interval.mul_f64(self.rng.random_range(0.0..1.0))),
             probe_at: phase(&mut self.rng, self.config.probe_interval),
             gossiped_at: None,
             gossip_at: None,

@@ -288,7 +288,7 @@ impl Owner {
     }
 
     fn after_swim(&mut self, now: Now) {
-        let (mut changed, mut met) = (false, Vec::new());
+        let (mut changed, mut met, mut peers) = (false, Vec::new(), Vec::new());
         while let Some(output) = self.swim.poll_output() {
             match output {
                 swim::Output::Send { to, node, message } => {
@@ -306,6 +306,7 @@ impl Owner {
                     if state == MemberState::Alive && node != self.local {
                         met.push(node);
                     }
+                    peers.push((node, state.is_living()));
                     info!(node = %name, id = %node, %address, %state, incarnation, "member changed");
                 }
                 swim::Output::IncarnationRaised(incarnation) => self.out.store.set_incarnation(incarnation),
@@ -314,14 +315,14 @@ impl Owner {
                 }
                 swim::Output::Forgotten { node } => {
                     self.forget_origin(node);
+                    peers.push((node, false));
                     changed = true;
                 }
                 swim::Output::LeaveDone => self.left = true,
             }
         }
         if changed {
-            // Once for all of them: a newcomer meets the whole fleet in one exchange.
-            self.set_peers();
+            self.change_peers(&peers);
             for node in met {
                 // It may answer again; the data plane looks.
                 self.unreachable.remove(&node);

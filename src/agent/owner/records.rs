@@ -83,13 +83,23 @@ impl Owner {
         }
     }
 
-    /// The live members, as the cores want them: hosts of this one's zone are near, and all are where there are no zones.
-    pub(super) fn set_peers(&mut self) {
-        let zone = &self.own_facts.zone;
-        let is_near = |node: NodeId| self.facts.get(&node).is_none_or(|facts| facts.zone == *zone);
-        let peers: Vec<Peer> = self.swim.alive().map(|(node, _)| Peer { node, near: is_near(node) }).collect();
+    /// A member as the cores want it: hosts of this one's zone are near, and all are where there are no zones.
+    fn peer(&self, node: NodeId) -> Peer {
+        let near = self.facts.get(&node).is_none_or(|facts| facts.zone == self.own_facts.zone);
+        Peer { node, near }
+    }
+
+    fn set_peers(&mut self) {
+        let peers: Vec<Peer> = self.swim.alive().map(|(node, _)| self.peer(node)).collect();
         peers.iter().for_each(|peer| self.swim.set_near(peer.node, peer.near));
         self.catalog.set_peers(peers);
+    }
+
+    /// Members that live from now on, and such that do not.
+    pub(super) fn change_peers(&mut self, changes: &[(NodeId, bool)]) {
+        let changes: Vec<(Peer, bool)> = changes.iter().map(|(node, lives)| (self.peer(*node), *lives)).collect();
+        changes.iter().for_each(|(peer, _)| self.swim.set_near(peer.node, peer.near));
+        self.catalog.change_peers(&changes);
     }
 
     /// Tells the catalog which hosts are near, once for all that changed.

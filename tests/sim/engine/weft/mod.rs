@@ -29,6 +29,8 @@ use records::{Pulled, Window};
 const PORT: u16 = 7946;
 /// As `wire::stream::PULL_CHUNK_BYTES_MAX`.
 const PULL_CHUNK_BYTES: usize = 256 * 1024;
+/// Effects that a host keeps room for.
+const EFFECTS_KEPT: usize = 32;
 /// Members and strangers are looked at together with others that change within this time.
 const SAVE_INTERVAL: Duration = Duration::from_secs(1);
 
@@ -308,7 +310,7 @@ impl Weft {
 
     fn after_swim(&mut self, now: Now) {
         let mut changed = false;
-        let mut alive = Vec::new();
+        let (mut alive, mut peers) = (Vec::new(), Vec::new());
         while let Some(output) = self.swim.poll_output() {
             match output {
                 swim::Output::Send { to, message, .. } => {
@@ -327,6 +329,7 @@ impl Weft {
                     if state == MemberState::Alive && node != self.node {
                         alive.push(node);
                     }
+                    peers.push((Peer::from(node), state.is_living()));
                     let (host, generation) = host_of(node);
                     self.effects.push_back(Effect::Saw { host, generation, state: state_of(state) });
                 }
@@ -334,13 +337,14 @@ impl Weft {
                 swim::Output::NameConflict { .. } => {}
                 swim::Output::Forgotten { node } => {
                     changed = true;
+                    peers.push((Peer::from(node), false));
                     self.forget_origin(node);
                 }
                 swim::Output::LeaveDone => self.effects.push_back(Effect::End(End::Left)),
             }
         }
         if let Some(catalog) = self.catalog.as_mut().filter(|_| changed) {
-            catalog.set_peers(self.swim.alive().map(|(node, _)| Peer::from(node)).collect());
+            catalog.change_peers(&peers);
             alive.into_iter().for_each(|node| catalog.met(now, node));
             self.save_at.get_or_insert(now + SAVE_INTERVAL);
         }
@@ -469,7 +473,12 @@ impl Core for Weft {
     }
 
     fn poll(&mut self) -> Option<Effect<Packet, Stream>> {
-        self.effects.pop_front()
+        let effect = self.effects.pop_front();
+        if effect.is_none() && self.effects.capacity() > EFFECTS_KEPT {
+            // After a whole fleet was met at once: room for as much again would outweigh what is held of it.
+            self.effects.shrink_to(EFFECTS_KEPT);
+        }
+        effect
     }
 
     fn view(&self, host: u32, generation: u32) -> Option<State> {
