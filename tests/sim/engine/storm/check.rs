@@ -103,11 +103,13 @@ impl Checker {
 }
 
 /// What is held of hosts as they are installed now, and what others have confirmed: what the stores of restarted hosts alone
-/// speak for is shown there and offered to nobody.
+/// speak for is shown there and offered to nobody. Without what is held of hosts that are no members there, which is let go
+/// after an hour: who has let go of a host takes nothing of it for a day, who never knew it may have heard of its records.
 fn current<'a>(fleet: &Fleet, weft: &'a Weft) -> Vec<&'a Record> {
     let is_current = |record: &&Record| {
         let (host, generation) = host_of(record.origin());
-        fleet.world.host(host).generation == generation
+        let is_known = record.origin() == weft.node || weft.swim.whereabouts(record.origin()).is_some();
+        is_known && fleet.world.host(host).generation == generation
     };
     weft.confirmed().filter(is_current).collect()
 }

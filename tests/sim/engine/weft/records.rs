@@ -88,7 +88,7 @@ impl Weft {
         }
         window.highest = window.highest.max(packet.counter);
         let oldest = window.highest.saturating_sub(WINDOW);
-        if window.seen.len() > 2 * WINDOW as usize {
+        if window.seen.len() as u64 > 2 * WINDOW {
             window.seen.retain(|counter| *counter > oldest);
         }
         packet.counter > oldest && window.seen.insert(packet.counter)
