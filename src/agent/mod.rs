@@ -111,10 +111,10 @@ pub enum AgentError {
     /// A part of the agent ended by itself.
     #[error("{0} has ended by itself; the log says why, and a restart brings it back")]
     Broken(&'static str),
-    /// Others hold records of this host from a later start.
+    /// Others hold records of this host that another life of it wrote.
     #[error(
-        "other hosts hold records of this host from its start number {epoch}, which this disk has not seen: it was restored \
-         from an older state. The count of starts is raised; the agent ends here so that it starts again with packet keys \
+        "other hosts hold records of this host's start number {epoch} that it has not written: its disk was restored from \
+         an older state. That number is raised; the agent ends here so that it starts again with packet keys \
          that were never used (systemd does that by itself)"
     )]
     OwnPast {

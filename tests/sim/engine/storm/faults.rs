@@ -1,6 +1,7 @@
 //! The weather: which faults a storm has, when they come and end, and what people do meanwhile. All of it is drawn from the
 //! world's generator.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use rand::RngExt;
@@ -74,6 +75,8 @@ pub(super) struct Weather {
     /// What is to happen to a host, by time.
     restarts: Vec<(Now, u32)>,
     backups: Vec<(u32, Disk)>,
+    /// Hosts whose disks were set back.
+    pub(super) set_back: BTreeSet<u32>,
     cut_until: Option<Now>,
     pub(super) log: Vec<String>,
     aloud: bool,
@@ -92,7 +95,15 @@ impl Weather {
             fleet.machine(host).no_clock = fleet.world.seed % CLOCKS_EVERY != 7;
         }
         let aloud = std::env::var_os("WEFT_SIM_SEED").is_some();
-        Weather { faults, restarts: Vec::new(), backups: Vec::new(), cut_until: None, log: Vec::new(), aloud }
+        Weather {
+            faults,
+            restarts: Vec::new(),
+            backups: Vec::new(),
+            set_back: BTreeSet::new(),
+            cut_until: None,
+            log: Vec::new(),
+            aloud,
+        }
     }
 
     pub(super) fn note(&mut self, fleet: &Fleet, what: &str) {
@@ -258,6 +269,7 @@ impl Weather {
             Disks::Backup => {
                 if let Some((_, backup)) = self.backups.iter().find(|(of, _)| *of == host) {
                     fleet.machine(host).disk = backup.clone();
+                    self.set_back.insert(host);
                 }
             }
             Disks::Reimaged => {

@@ -1,6 +1,6 @@
 //! A fleet of Weft hosts: machines with disks and seeds, processes that start from them, and the questions that scenarios ask.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use rand::RngExt;
@@ -39,6 +39,8 @@ pub(crate) struct Fleet {
     /// Processes that are to be started again, by time.
     restarts: BTreeMap<(Now, u32), ()>,
     revisions: u64,
+    /// Hosts that ended because they met their own past.
+    pub(crate) met_past: BTreeSet<u32>,
 }
 
 impl Fleet {
@@ -51,6 +53,7 @@ impl Fleet {
             setup,
             restarts: BTreeMap::new(),
             revisions: 0,
+            met_past: BTreeSet::new(),
         }
     }
 
@@ -210,6 +213,7 @@ impl Fleet {
             match end {
                 End::Left => self.machines[host as usize].left = true,
                 End::OwnPast => {
+                    self.met_past.insert(host);
                     self.restarts.insert((self.world.now() + RESTART_AFTER, host), ());
                 }
             }
