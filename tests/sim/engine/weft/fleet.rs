@@ -120,6 +120,8 @@ impl Fleet {
 
     /// A process starts from what the machine's disk holds.
     pub(crate) fn start(&mut self, host: u32) {
+        // The process before may have ended in this very moment: its disk is the machine's.
+        self.take_ended();
         let rng = self.world.draw_rng();
         let machine = &mut self.machines[host as usize];
         machine.left = false;
