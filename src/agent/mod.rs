@@ -25,7 +25,7 @@ mod vips;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use arc_swap::ArcSwap;
 use rand_chacha::ChaCha8Rng;
@@ -111,10 +111,10 @@ pub enum AgentError {
     /// A part of the agent ended by itself.
     #[error("{0} has ended by itself; the log says why, and a restart brings it back")]
     Broken(&'static str),
-    /// Others hold records of this host from a later start.
+    /// Others hold records of this host that another life of it wrote.
     #[error(
-        "other hosts hold records of this host from its start number {epoch}, which this disk has not seen: it was restored \
-         from an older state. The count of starts is raised; the agent ends here so that it starts again with packet keys \
+        "other hosts hold records of this host's start number {epoch} that it has not written: its disk was restored from \
+         an older state. That number is raised; the agent ends here so that it starts again with packet keys \
          that were never used (systemd does that by itself)"
     )]
     OwnPast {
@@ -153,7 +153,7 @@ async fn run_here(config: Config) -> Result<(), AgentError> {
     let Opened { store, records, members, .. } = opened;
     let identity = Arc::new(Identity::load(&config.data_dir)?);
     check_names(&config, &identity)?;
-    let epoch = store.next_epoch()?;
+    let epoch = store.next_epoch(own::least_epoch(SystemTime::now()))?;
     let tls = identity.tls()?;
 
     let (keyring, link) = keyring::begin(identity.keyring.clone());

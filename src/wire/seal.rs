@@ -7,14 +7,14 @@
 //! ```text
 //! 0    1  version, 1
 //! 1   16  sender
-//! 17   8  epoch    big endian, counts the sender's starts
+//! 17   8  epoch    big endian, grows with the sender's starts
 //! 25   8  counter  big endian, counts its packets within the epoch
 //! 33      payload, encrypted by AES-256-GCM
 //!     16  tag; it also covers the header and the cluster's name
 //! ```
 //!
 //! The key is HKDF-SHA256(gossip key, "weft packet 1" ‖ sender ‖ epoch), the nonce is the counter: a key and nonce never
-//! come together twice as long as no epoch is used twice, which `store` sees to. There is one counter for an epoch, not one
+//! come together twice as long as no epoch is used twice, which `store` and `agent/own.rs` see to. There is one counter for an epoch, not one
 //! for each gossip key, so that going back to an earlier key cannot repeat a nonce either.
 //!
 //! All hosts hold the gossip key, so a packet proves that some host made it and no more: one who stole the key can seal in any

@@ -26,7 +26,7 @@ use crate::parts;
 use crate::process::{Process, holds_for, wait_for};
 
 /// Above every start and incarnation of its agent.
-const LATER: u64 = 1_000_000;
+const LATER: u64 = 1 << 40;
 /// Between two rounds of lies.
 const ROUND: Duration = Duration::from_millis(500);
 const LIES: Duration = Duration::from_secs(10);

@@ -189,7 +189,9 @@ impl Owner {
             joins: Vec::new(),
             out,
             // Grows over restarts as well: blocking queries compare indexes of before and after.
-            index: epoch << 24,
+            // Starts are a second apart at least, in which there are never a million directories; below 2^53 for a long time,
+            // which is all that some readers of JSON can count to.
+            index: epoch << 20,
             dirty: true,
             local_dirty: true,
             publish_at: started,
@@ -243,10 +245,11 @@ impl Owner {
                 self.swim.sync_failed(now, to);
                 self.on_exchange(to, Err(&error));
             }
-            gossip::Event::SyncRequest { peer: _, claims, reply } => {
+            gossip::Event::SyncRequest { peer, claims, reply } => {
                 // The asker may be gone; its claims are worth having all the same.
                 let _ = reply.send(self.swim.snapshot());
                 self.swim.synced(now, claims);
+                self.catalog.tell_of(peer);
             }
             gossip::Event::PullRequest { peer: _, wants, reply } => {
                 let _ = reply.send(self.catalog.answer(&wants, PULL_CHUNK_BYTES_MAX));

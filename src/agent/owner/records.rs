@@ -152,8 +152,9 @@ impl Owner {
                 return Taken::Fairly;
             }
             // So does an older version, once judged: a host whose disk was set back meets its own future only if those who
-            // hold it from their stores alone may tell.
-            if self.catalog.is_confirmed(&record.id()) {
+            // hold it from their stores alone may tell. Other bytes of the same version are judged as well: such a host has
+            // used the version twice, and of the two all must keep the same.
+            if held.version() > record.version() && self.catalog.is_confirmed(&record.id()) {
                 return Taken::Fairly;
             }
         }

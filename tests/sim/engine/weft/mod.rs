@@ -25,7 +25,7 @@ use super::driven::{Core, Effect, End, Kind, Now, State};
 
 pub(crate) use fleet::Fleet;
 use own::{Floor, Service};
-use records::Pulled;
+use records::{Pulled, Window};
 
 /// The gossip port of every host.
 const PORT: u16 = 7946;
@@ -139,10 +139,14 @@ fn state_of(state: MemberState) -> State {
     }
 }
 
-/// One datagram. The seal proves the sender.
+/// One datagram. The seal proves the sender, and has its start and the count of its packets.
 #[derive(Debug, Clone)]
 pub(crate) struct Packet {
     pub(crate) sender: NodeId,
+    pub(crate) epoch: u64,
+    pub(crate) counter: u64,
+    /// Of a machine's first start.
+    pub(crate) first: bool,
     pub(crate) content: Content,
 }
 
@@ -194,6 +198,9 @@ pub(crate) struct Weft {
     pub(crate) swim: Swim,
     pub(crate) catalog: Option<Catalog>,
     pub(crate) disk: Disk,
+    /// The start that its packets are sealed for.
+    epoch: u64,
+    first: bool,
     version: Version,
     /// Of the last input.
     now: Now,
@@ -212,6 +219,9 @@ pub(crate) struct Weft {
     calls: BTreeMap<u64, Call>,
     tokens: u64,
     effects: VecDeque<Effect<Packet, Stream>>,
+    /// Of its packets in this start.
+    counter: u64,
+    windows: HashMap<NodeId, Window>,
     /// Hosts that were let go.
     pub(crate) forgets: u64,
     /// Records that were not what they said.
@@ -221,16 +231,18 @@ pub(crate) struct Weft {
 }
 
 impl Weft {
-    /// The process as it starts from its disk.
+    /// The process as it starts from its disk, with the clock's seconds if it has a clock.
     pub(crate) fn start(
         host: u32,
         generation: u32,
         setup: Setup,
         mut disk: Disk,
         seeds: &[u32],
+        clock: Option<u64>,
         mut rng: ChaCha8Rng,
     ) -> Weft {
-        disk.epoch += 1;
+        let first = disk.epoch == 0;
+        disk.epoch = (disk.epoch + 1).max(clock.unwrap_or(0));
         let node = node_of(host, generation);
         let swim_rng = ChaCha8Rng::seed_from_u64(rng.random());
         let mut swim = Swim::new(setup.swim.clone(), node, name_of(host), address_of(host), disk.incarnation, swim_rng);
@@ -245,6 +257,8 @@ impl Weft {
             node,
             swim,
             catalog,
+            epoch: disk.epoch,
+            first,
             version: Version { epoch: disk.epoch, sequence: 0 },
             disk,
             now: Now::ZERO,
@@ -261,6 +275,8 @@ impl Weft {
             calls: BTreeMap::new(),
             tokens: 0,
             effects: VecDeque::new(),
+            counter: 0,
+            windows: HashMap::new(),
             forgets: 0,
             refused: 0,
             claims_refused: 0,
@@ -279,8 +295,9 @@ impl Weft {
         disk
     }
 
-    pub(crate) fn wrap(&self, message: SwimMessage) -> Packet {
-        Packet { sender: self.node, content: Content::Swim(message) }
+    pub(crate) fn wrap(&mut self, content: Content) -> Packet {
+        self.counter += 1;
+        Packet { sender: self.node, epoch: self.epoch, counter: self.counter, first: self.first, content }
     }
 
     /// An operator says that a failed host will not come back.
@@ -327,7 +344,7 @@ impl Weft {
         while let Some(output) = self.swim.poll_output() {
             match output {
                 swim::Output::Send { to, message, .. } => {
-                    let message = self.wrap(message);
+                    let message = self.wrap(Content::Swim(message));
                     self.effects.push_back(Effect::Send { to: host_at(to), message });
                 }
                 swim::Output::Sync { to, node } => {
@@ -368,7 +385,7 @@ impl Weft {
             match output {
                 catalog::Output::Send { to, message } => {
                     if let Some(address) = self.swim.whereabouts(to).map(|(_, address)| address) {
-                        let message = Packet { sender: self.node, content: Content::Catalog(message) };
+                        let message = self.wrap(Content::Catalog(message));
                         self.effects.push_back(Effect::Send { to: host_at(address), message });
                     }
                 }
@@ -405,6 +422,9 @@ impl Core for Weft {
     type Stream = Stream;
 
     fn receive(&mut self, now: Now, from: u32, message: Packet) {
+        if !self.opens(&message) {
+            return;
+        }
         match message.content {
             Content::Swim(swim) => {
                 let swim = SwimMessage { claims: self.proven(swim.claims), ..swim };
@@ -425,6 +445,7 @@ impl Core for Weft {
                 let reply = Stream::Synced { peer: self.node, claims: self.swim.snapshot() };
                 let claims = self.proven(claims);
                 self.swim.synced(now, claims);
+                self.with_catalog(|catalog| catalog.tell_of(peer));
                 Some(reply)
             }
             Stream::Pull { expect, wants } if expect == self.node => {
