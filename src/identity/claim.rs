@@ -19,15 +19,13 @@
 use std::net::IpAddr;
 
 use super::record_key::{RecordKey, node_id_of, verify};
-use crate::model::{Claim, MemberState, SIGNATURE_BYTES};
+use crate::model::{CLAIM_PROOF_BYTES as PROOF_BYTES, Claim, MemberState, SIGNATURE_BYTES};
 
 const CONTEXT: &[u8] = b"weft claim 1\0";
 const CONTEXT_AWAY: &[u8] = b"weft send away 1\0";
 
 const KEY_BYTES: usize = 32;
 const EPOCH_BYTES: usize = 8;
-/// A host's proof of what it says of itself.
-const PROOF_BYTES: usize = KEY_BYTES + EPOCH_BYTES + SIGNATURE_BYTES;
 /// What another host adds that sends it away.
 const AWAY_BYTES: usize = KEY_BYTES + SIGNATURE_BYTES;
 

@@ -52,6 +52,9 @@ impl fmt::Display for MemberState {
     }
 }
 
+/// What a member's own proof takes: key, epoch, signature. What follows it in a claim is of whoever sends the member away.
+pub const CLAIM_PROOF_BYTES: usize = 32 + 8 + 64;
+
 /// One claim about one member, at one of its incarnations. It spreads by being carried on probes and gossip datagrams.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Claim {

@@ -16,7 +16,7 @@ mod traffic;
 pub use directory::{Directory, Freshness, Node, Service, VipTarget};
 pub use id::{NodeId, NodeIdError};
 pub use instance::{CheckStatus, Health, Instance, NodeFacts, Protocol, Weights};
-pub use membership::{Claim, MemberState, Probe, ProtocolVersions, SwimMessage};
+pub use membership::{CLAIM_PROOF_BYTES, Claim, MemberState, Probe, ProtocolVersions, SwimMessage};
 pub use name::{NameError, NodeName, ServiceId, ServiceName, Tag};
 pub use record::{
     Header, RECORD_BYTES_MAX, RECORD_KEY_BYTES_MAX, Record, RecordError, RecordId, RecordKind, SIGNATURE_BYTES, Version,

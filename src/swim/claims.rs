@@ -11,7 +11,7 @@ use super::errands::NAMES_COMPARED;
 use super::members::{Member, supersedes};
 use super::suspicion::Suspicion;
 use super::{Output, Swim};
-use crate::model::{Claim, MemberState, NodeId, Now};
+use crate::model::{CLAIM_PROOF_BYTES, Claim, MemberState, NodeId, Now};
 
 /// Nobody restarts or refutes so often. Incarnations above are lies, and refuting one must still leave room to count.
 const INCARNATION_MAX: u64 = 1 << 62;
@@ -36,6 +36,7 @@ impl Swim {
     /// Takes one claim. If it is an accusation that was refuted, gives what its teller is to hear instead: the refutation
     /// was spread a bounded number of times and has missed it.
     pub(super) fn hear(&mut self, now: Now, claim: Claim, via: Via) -> Option<Claim> {
+        let claim = self.tame(claim);
         if claim.state == MemberState::Unknown || claim.proof.len() > PROOF_BYTES_MAX || !is_reachable(claim.address) {
             return None;
         }
@@ -64,10 +65,6 @@ impl Swim {
 
     /// A claim about a host that was not known.
     fn meet(&mut self, now: Now, claim: Claim, via: Via) {
-        let mut claim = claim;
-        if is_sent_away(&claim) {
-            claim.state = MemberState::Failed;
-        }
         // The departed are learned once, on joining: later they would be handed round for ever, each time as if new.
         let departed = matches!(claim.state, MemberState::Failed | MemberState::Left);
         if self.members.len() >= self.config.members_max
@@ -80,9 +77,6 @@ impl Swim {
 
     /// A claim about a known member.
     fn learn(&mut self, now: Now, held: (u64, MemberState), mut claim: Claim, via: Via) {
-        if is_sent_away(&claim) && !self.may_be_sent_away(held, &claim) {
-            return;
-        }
         let mut hurry = false;
         let living = matches!(held.1, MemberState::Alive | MemberState::Suspect);
         if claim.state == MemberState::Failed && (living || (held.1 == MemberState::Unknown && via == Via::Datagram)) {
@@ -108,10 +102,18 @@ impl Swim {
     }
 
     /// Another than the member itself says that it left: an operator's word about a host that will not come back. It ends a
-    /// failure that this host sees too, at the same incarnation, and nothing else.
-    fn may_be_sent_away(&self, held: (u64, MemberState), claim: &Claim) -> bool {
-        let known = claim.from == self.me.node || self.members.get(claim.from).is_some();
-        known && held == (claim.incarnation, MemberState::Failed)
+    /// failure that this host sees too, at the same incarnation; elsewhere it says no more than that the member has failed.
+    pub(super) fn tame(&self, mut claim: Claim) -> Claim {
+        if claim.state == MemberState::Left && claim.from != claim.node && claim.node != self.me.node {
+            let known = claim.from == self.me.node || self.members.get(claim.from).is_some();
+            let held = self.members.get(claim.node).map(|held| (held.incarnation(), held.state()));
+            let departed = [MemberState::Failed, MemberState::Left].map(|state| Some((claim.incarnation, state)));
+            if !known || !departed.contains(&held) {
+                claim.state = MemberState::Failed;
+                claim.proof.truncate(CLAIM_PROOF_BYTES);
+            }
+        }
+        claim
     }
 
     /// Makes a claim this host's own view and passes it on.
@@ -263,11 +265,6 @@ fn is_plausible(claim: &Claim, held: Option<u64>) -> bool {
 /// Said by others, so it may be wrong.
 fn is_accusation(claim: &Claim) -> bool {
     matches!(claim.state, MemberState::Suspect | MemberState::Failed)
-}
-
-/// Said to have left, by another host.
-fn is_sent_away(claim: &Claim) -> bool {
-    claim.state == MemberState::Left && claim.from != claim.node
 }
 
 fn is_reachable(address: SocketAddr) -> bool {

@@ -293,8 +293,15 @@ impl Swim {
         }
         self.wake(now);
         self.heard(now);
-        let mut corrections: Vec<Claim> =
-            message.claims.into_iter().filter_map(|claim| self.hear(now, claim, Via::Datagram)).collect();
+        let mut corrections = Vec::new();
+        for claim in message.claims {
+            let mut claim = self.tame(claim);
+            // Who tells of a failure holds it itself, whoever was first: its word counts, also where that was this host.
+            if claim.state == MemberState::Failed {
+                claim.from = sender;
+            }
+            corrections.extend(self.hear(now, claim, Via::Datagram));
+        }
         self.recognise(now, sender, from);
         match message.probe {
             Probe::Ping { number, target } if target == self.me.node => {

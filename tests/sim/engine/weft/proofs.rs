@@ -4,10 +4,10 @@
 //! Fleets of thousands go without ([`super::Setup::signed`]): a proof for each of 10^8 pairs is more than a machine has. There
 //! everything is believed, and sizes are counted as if proofs were there.
 
-use weft::model::{Claim, MemberState};
+use weft::model::{CLAIM_PROOF_BYTES, Claim, MemberState};
 
 /// A real proof: key, epoch, signature.
-pub(crate) const PROOF_BYTES: usize = 104;
+pub(crate) const PROOF_BYTES: usize = CLAIM_PROOF_BYTES;
 /// What a host adds that sends another away: key, signature.
 const AWAY_BYTES: usize = 96;
 
