@@ -232,6 +232,7 @@ impl Worker {
             Listener::Captured(_) => {
                 // Without a rule in between, the original destination is the listener itself, which is no VIP.
                 let target = SockRef::from(&tcp).original_dst_v4().ok().and_then(|address| address.as_socket());
+                let target = target.filter(|_| tcp.local_addr().is_ok_and(|local| local.ip().is_loopback()));
                 self.take_call(tcp, client, target);
             }
             Listener::Vip(_) => {
