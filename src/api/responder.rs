@@ -127,7 +127,9 @@ impl Shared {
             let answer = Box::pin(self.keyring(via, &head.headers, order, body)).await;
             return self.respond(answer);
         }
-        if let Some(who_asks) = self.who_asks.as_ref().filter(|_| asked.segments() == ["v1", "weft", "whoami"] && asked.reads()) {
+        if let Some(who_asks) =
+            self.who_asks.as_ref().filter(|_| asked.segments() == ["v1", "weft", "whoami"] && asked.reads())
+        {
             return self.respond(Box::pin(who_asks.tell(ends.as_ref())).await);
         }
         let Some(write) = decide(&asked) else {

@@ -45,7 +45,18 @@ pub async fn bind(settings: Settings) -> Result<Bound, ApiError> {
     let traffic: TrafficSource = Arc::new(Traffic::default);
     let versions: VersionsSource = Arc::new(|_| None);
     let own = Arc::new(ArcSwap::from_pointee(Local::default()));
-    Ok(Bound { settings, tcp, local, unix, check_output, own, traffic, versions, who_asks: None, counters: Arc::default() })
+    Ok(Bound {
+        settings,
+        tcp,
+        local,
+        unix,
+        check_output,
+        own,
+        traffic,
+        versions,
+        who_asks: None,
+        counters: Arc::default(),
+    })
 }
 
 /// Listeners that do not answer yet.

@@ -63,7 +63,8 @@ fn told<'a>(program: Option<&'a Program>, callers: &'a Callers, cluster: &str) -
             (None, format!("{one} and {other} both say that it is their program; tell them apart in their files"))
         }
         None => {
-            let why = "the kernel does not find its socket: it is closed, or in another network namespace (a container)";
+            let why =
+                "the kernel does not find its socket: it is closed, or in another network namespace (a container)";
             (None, why.to_owned())
         }
     };

@@ -184,9 +184,9 @@ pub fn start(settings: Settings, wires: Wires) -> Result<Proxy, ProxyError> {
     let captured = match settings.capture {
         Capture::Bind => None,
         Capture::Redirect => Some(listen_captured()?),
-        Capture::Auto => listen_captured()
-            .inspect_err(|error| warn!(%error, "VIPs will be bound one by one instead"))
-            .ok(),
+        Capture::Auto => {
+            listen_captured().inspect_err(|error| warn!(%error, "VIPs will be bound one by one instead")).ok()
+        }
     };
     let settings = Arc::new(settings);
     let counters = Arc::new(Counters::default());

@@ -106,7 +106,8 @@ fn by_unit(host: &Host) {
     if let Err(error) = made {
         return eprintln!("no cgroup2 that can be written to here ({error}): units are not tested");
     }
-    let heads: Vec<(&str, String)> = groups.map(|(group, client)| (client, ask_from(host, &slice.join(group)))).to_vec();
+    let heads: Vec<(&str, String)> =
+        groups.map(|(group, client)| (client, ask_from(host, &slice.join(group)))).to_vec();
     for (group, _) in groups.iter().rev() {
         let _ = fs::remove_dir(slice.join(group));
     }
@@ -235,10 +236,9 @@ pub(crate) fn liar(arguments: &Value) {
     let tls = identity.tls().expect("TLS");
     let target = arguments["target"].as_str().expect("target");
     let name = |text: &str| ServiceName::parse(text).expect("a name");
-    for (claimed, answer) in [
-        ("billing", RstReason::NotAllowed.encode().to_vec()),
-        ("x-1", FrameHeader::ACCEPT.encode().to_vec()),
-    ] {
+    for (claimed, answer) in
+        [("billing", RstReason::NotAllowed.encode().to_vec()), ("x-1", FrameHeader::ACCEPT.encode().to_vec())]
+    {
         let tcp = TcpStream::connect(target).expect("the mesh port");
         tcp.set_read_timeout(Some(Duration::from_secs(10))).expect("a deadline");
         let session = ClientConnection::new(tls.mesh_client.clone(), tls.server_name.clone()).expect("a session");
@@ -259,7 +259,7 @@ pub(crate) fn liar(arguments: &Value) {
         let (mut sender, connection) = handshake.await.expect("HTTP/2");
         tokio::spawn(connection);
         for (claimed, status, error) in [("billing", 403, Some("not-allowed")), ("x-1", 200, None)] {
-            let request = Request::get("http://shop/head")
+            let request = Request::get("/head")
                 .header("host", "shop")
                 .header("weft-service", "shop")
                 .header("weft-instance", "shop")
