@@ -90,7 +90,7 @@ async fn serve_request(
         return Err(Reason::NotAllowed);
     }
     let client = client(&worker.settings.cluster, caller.as_ref());
-    let asked = Asked { service, instance, tag };
+    let asked = Asked { service, instance, tag, caller };
     let instance = find(worker, &asked).map_err(|_| Reason::Refused)?;
     let under_way = UnderWay::begin(worker, peer, &asked, &instance);
     worker.counters.streams_in.one();
