@@ -1,7 +1,7 @@
 //! Control groups by their ids. The kernel names a socket's group by its id, which is the inode number of the group's
 //! directory and is never given twice; what it is called is found by walking the tree once and remembered.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fs;
 use std::io;
 use std::os::unix::fs::{DirEntryExt as _, MetadataExt as _};
@@ -24,13 +24,24 @@ const WALK_INTERVAL: Duration = Duration::from_millis(100);
 const WAIT_MAX: Duration = Duration::from_secs(1);
 const MOUNTINFO: &str = "/proc/self/mountinfo";
 
+/// Groups that were looked for in vain are remembered up to here: those of an agent's own surroundings that it cannot see,
+/// in a container, would else delay every call.
+const MISSED_MAX: usize = 4096;
+
 type Tree = HashMap<u64, Arc<str>>;
+
+/// What the last walk found, and what it and those before did not.
+#[derive(Debug, Default)]
+struct Known {
+    tree: Tree,
+    missed: HashSet<u64>,
+}
 
 /// The tree as it was last walked. Shared by all threads; none waits but for a group that is new.
 #[derive(Debug)]
 pub(super) struct Cgroups {
     root: Option<PathBuf>,
-    known: ArcSwap<Tree>,
+    known: ArcSwap<Known>,
     walks: Mutex<Walks>,
 }
 
@@ -56,8 +67,8 @@ impl Cgroups {
 
     /// The group's path from the root of the tree; `None` if it is not there any more.
     pub(super) async fn path(&self, id: u64) -> Option<Arc<str>> {
-        if let Some(path) = self.known.load().get(&id) {
-            return Some(path.clone());
+        if let Some(found) = self.recall(id) {
+            return found;
         }
         let root = self.root.clone()?;
         tokio::time::timeout(WAIT_MAX, self.look_for(id, root)).await.ok().flatten()
@@ -66,8 +77,8 @@ impl Cgroups {
     async fn look_for(&self, id: u64, root: PathBuf) -> Option<Arc<str>> {
         let asked = Instant::now();
         let mut walks = self.walks.lock().await;
-        if let Some(path) = self.known.load().get(&id) {
-            return Some(path.clone());
+        if let Some(found) = self.recall(id) {
+            return found;
         }
         match walks.begun {
             // The socket was there before that walk, and its group was not: it is gone.
@@ -79,8 +90,21 @@ impl Cgroups {
         let tree = tokio::task::spawn_blocking(move || walk(&root)).await.ok()?;
         debug!(groups = tree.len(), "control groups read");
         let path = tree.get(&id).cloned();
-        self.known.store(Arc::new(tree));
+        let mut missed = self.known.load().missed.clone();
+        if path.is_none() {
+            if missed.len() >= MISSED_MAX {
+                missed.clear();
+            }
+            missed.insert(id);
+        }
+        self.known.store(Arc::new(Known { tree, missed }));
         path
+    }
+
+    /// What is known of the group: its path, or `Some(None)` that it is not there.
+    fn recall(&self, id: u64) -> Option<Option<Arc<str>>> {
+        let known = self.known.load();
+        known.tree.get(&id).map(|path| Some(path.clone())).or_else(|| known.missed.contains(&id).then_some(None))
     }
 }
 
@@ -180,9 +204,14 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let groups = Cgroups::at(Some(folder.path().to_owned()));
         let begun = Instant::now();
-        for _ in 0..5 {
-            assert_eq!(groups.path(u64::MAX).await, None);
+        for id in 0..5 {
+            assert_eq!(groups.path(u64::MAX - id).await, None);
         }
         assert!(begun.elapsed() >= 4 * WALK_INTERVAL);
+        let begun = Instant::now();
+        for id in 0..5 {
+            assert_eq!(groups.path(u64::MAX - id).await, None);
+        }
+        assert_eq!(begun.elapsed(), Duration::ZERO, "what was looked for in vain is not looked for again");
     }
 }
