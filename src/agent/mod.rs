@@ -25,7 +25,7 @@ mod vips;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use arc_swap::ArcSwap;
 use rand_chacha::ChaCha8Rng;
@@ -42,8 +42,8 @@ use crate::api;
 use crate::catalog::{self, Catalog};
 use crate::config::{self, Config, default_advertise};
 use crate::gossip;
-use crate::identity::{Groups, Identity, IdentityError, TlsContexts};
-use crate::model::{Directory, NodeFacts, NodeId};
+use crate::identity::{Groups, Identity, IdentityError, TlsContexts, prove_claim, verify_claim};
+use crate::model::{Claim, Directory, NodeFacts, NodeId};
 use crate::proxy;
 use crate::store::{Opened, Store, StoreError};
 use crate::swim::{self, Swim};
@@ -112,10 +112,10 @@ pub enum AgentError {
     /// A part of the agent ended by itself.
     #[error("{0} has ended by itself; the log says why, and a restart brings it back")]
     Broken(&'static str),
-    /// Others hold records of this host from a later start.
+    /// Others hold records of this host that another life of it wrote.
     #[error(
-        "other hosts hold records of this host from its start number {epoch}, which this disk has not seen: it was restored \
-         from an older state. The count of starts is raised; the agent ends here so that it starts again with packet keys \
+        "other hosts hold records of this host's start number {epoch} that it has not written: its disk was restored from \
+         an older state. That number is raised; the agent ends here so that it starts again with packet keys \
          that were never used (systemd does that by itself)"
     )]
     OwnPast {
@@ -154,7 +154,7 @@ async fn run_here(config: Config) -> Result<(), AgentError> {
     let Opened { store, records, members, .. } = opened;
     let identity = Arc::new(Identity::load(&config.data_dir)?);
     check_names(&config, &identity)?;
-    let epoch = store.next_epoch()?;
+    let epoch = store.next_epoch(own::least_epoch(SystemTime::now()))?;
     let tls = identity.tls()?;
 
     let (keyring, link) = keyring::begin(identity.keyring.clone());
@@ -189,7 +189,10 @@ async fn run_here(config: Config) -> Result<(), AgentError> {
     let quarantine = Quarantine::load(&store, env!("CARGO_PKG_VERSION"));
     let store_writer = store.writer().map_err(system("the store's thread"))?;
     store_writer.set_incarnation(incarnation);
-    swim.restore(Duration::ZERO, members);
+    let (record_key, cluster) = (identity.record_key.clone(), identity.cluster.clone());
+    swim.sign_with(Arc::new(move |claim| prove_claim(&record_key, &cluster, epoch, claim)));
+    // An agent that did not sign has stored members that nobody would believe in.
+    swim.restore(Duration::ZERO, members.into_iter().filter(|member| !member.proof.is_empty()).collect());
     let has_seeds = !config.cluster.seeds.is_empty();
     let identity_kept = identity.clone();
     let beginning =
@@ -292,6 +295,8 @@ async fn bind_gossip(
 ) -> Result<gossip::Bound, AgentError> {
     let contexts = tls.clone();
     let identify = move |chain: &[CertificateDer<'_>]| contexts.peer(Some(chain)).ok().map(|peer| peer.node);
+    let claimed_in = identity.cluster.clone();
+    let check_claim = move |claim: &Claim| verify_claim(&claimed_in, claim).map(Some).map_err(|error| error.as_str());
     let settings = gossip::Settings {
         listen: config.gossip.listen,
         cluster: identity.cluster.clone(),
@@ -302,6 +307,7 @@ async fn bind_gossip(
         server_tls: tls.gossip_server.clone(),
         server_name: tls.server_name.clone(),
         identify: Arc::new(identify),
+        check_claim: Arc::new(check_claim),
         deadlines: gossip::Deadlines::default(),
         protocol_max: PROTOCOL_MAX,
     };

@@ -1,11 +1,22 @@
 //! This host's own log: what it says of itself and of its services, each record signed and numbered. Pure but for the
 //! key it is given.
+//!
+//! Its numbers begin with the start's, the epoch, which must never repeat: packet keys are derived from it as well. The disk
+//! keeps it, but a disk can be set back to an older image. What is then sealed repeats nonces under a key that was in use,
+//! from the first packet on, and no way to find it out later (`owner/past.rs`) undoes that. So the epoch is also no less than
+//! the clock's seconds ([`least_epoch`]): where the clock is right, a disk that was set back starts above all its past. Nothing
+//! rests on the clock: one that is wrong or stands still leaves a count of starts, as it would be without.
+
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 
 use crate::identity::RecordKey;
 use crate::model::{Header, Instance, NodeFacts, NodeId, Record, RecordError, RecordKind, Version};
 use crate::wire::body;
+
+/// A clock may be wrong by centuries and leave room for as many starts.
+const EPOCH_LEAST_MAX: u64 = 1 << 40;
 
 /// Why a record of this host could not be made.
 #[derive(Debug, thiserror::Error)]
@@ -14,6 +25,12 @@ pub(super) enum OwnError {
     Record { what: String, error: RecordError },
     #[error("{what} cannot be encoded: {error}; shorten its metadata or tags")]
     Body { what: String, error: String },
+}
+
+/// The clock's seconds, for the start's number. No finer: the number is in every name of a record that is told, and in four
+/// bytes until 2106. A supervisor leaves a second between two starts.
+pub(super) fn least_epoch(clock: SystemTime) -> u64 {
+    clock.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs()).min(EPOCH_LEAST_MAX)
 }
 
 /// What a service's record would take; an error if there can be none.
@@ -100,5 +117,19 @@ impl OwnLog {
             .map_err(|error| OwnError::Record { what: what(), error })?;
         self.version = version;
         Ok(record)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn a_clock_lends_its_seconds_and_nothing_where_it_is_wrong() {
+        assert_eq!(least_epoch(UNIX_EPOCH + Duration::from_millis(1_795_474_800_900)), 1_795_474_800);
+        assert_eq!(least_epoch(UNIX_EPOCH - Duration::from_secs(7)), 0);
+        assert_eq!(least_epoch(UNIX_EPOCH + Duration::from_secs(1 << 60)), EPOCH_LEAST_MAX);
     }
 }

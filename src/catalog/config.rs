@@ -76,11 +76,11 @@ impl Default for Config {
     fn default() -> Self {
         Config {
             gossip_interval: Duration::from_millis(100),
-            fresh_interval: Duration::from_millis(10),
+            fresh_interval: Duration::from_millis(20),
             fanout: 2,
             fanout_own: 4,
             names_delay: Duration::from_millis(20),
-            names_interval: Duration::from_millis(40),
+            names_interval: Duration::from_millis(80),
             names_again: Duration::from_millis(120),
             names_rounds: 2,
             names_fanout: 2,

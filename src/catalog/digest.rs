@@ -9,6 +9,7 @@ use std::collections::BTreeSet;
 
 use rand::RngExt;
 
+use super::origin::Origin;
 use super::{Catalog, Output};
 use crate::model::{BUCKETS, BucketDigest, CatalogMessage, NodeId, Now, OriginSummary, Version};
 
@@ -34,6 +35,8 @@ pub(super) struct Bucket {
     pub(super) hash: BucketDigest,
     /// How often a peer's hash of this bucket was equal; see `Origin::agreed`.
     pub(super) agreements: u64,
+    /// Records of its origins that only this host's store speaks for.
+    pub(super) unconfirmed: usize,
     /// Where the next answer starts when not all origins fit.
     cursor: usize,
 }
@@ -124,13 +127,21 @@ impl Catalog {
             self.counters.messages_malformed += 1;
             return;
         }
-        let mut differing = Vec::new();
+        let (mut differing, mut doubtful) = (Vec::new(), Vec::new());
         for (index, (bucket, theirs)) in self.buckets.iter_mut().zip(digest).enumerate() {
-            if bucket.hash == *theirs {
-                bucket.agreements += 1;
-            } else {
+            if bucket.hash != *theirs {
                 differing.push(index);
+                continue;
             }
+            bucket.agreements += 1;
+            if bucket.unconfirmed > 0 {
+                doubtful.push(index);
+            }
+        }
+        for bucket in doubtful {
+            let held = self.origins_in(bucket).filter(|(_, origin)| origin.unconfirmed() > 0);
+            let held: Vec<NodeId> = held.map(|(id, _)| *id).collect();
+            held.into_iter().for_each(|id| self.change(id, Origin::confirm_current));
         }
         if differing.is_empty() {
             self.counters.digests_equal += 1;
@@ -224,12 +235,16 @@ impl Catalog {
     }
 
     fn offered_in(&self, bucket: usize) -> Vec<OriginSummary> {
-        let firsts = (0..=u8::MAX).filter(|first| usize::from(*first) % BUCKETS == bucket);
+        self.origins_in(bucket).filter_map(|(id, origin)| origin.summary(*id)).collect()
+    }
+
+    fn origins_in(&self, bucket: usize) -> impl Iterator<Item = (&NodeId, &Origin)> {
+        let firsts = (0..=u8::MAX).filter(move |first| usize::from(*first) % BUCKETS == bucket);
         let bounds = firsts.map(|first| {
             let (mut low, mut high) = ([0; 16], [u8::MAX; 16]);
             (low[0], high[0]) = (first, first);
             NodeId(low)..=NodeId(high)
         });
-        bounds.flat_map(|ids| self.origins.range(ids)).filter_map(|(id, origin)| origin.summary(*id)).collect()
+        bounds.flat_map(|ids| self.origins.range(ids))
     }
 }

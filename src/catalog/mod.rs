@@ -417,6 +417,16 @@ impl Catalog {
     pub fn start_sync(&mut self, now: Now, with: NodeId) {
         self.now = self.now.max(now);
         self.sync(now, with);
+        self.tell_of(with);
+    }
+
+    /// Tells a peer what is held of itself. To be called for whoever exchanges members by stream: a host whose disk was set
+    /// back seals its datagrams for a start that others know to be over. They read nothing of it, so it gets no answer to any
+    /// digest, and would never meet its past.
+    pub fn tell_of(&mut self, peer: NodeId) {
+        if let Some(summary) = self.origins.get(&peer).and_then(|origin| origin.summary(peer)) {
+            self.outputs.push_back(Output::Send { to: peer, message: CatalogMessage::Announce(vec![summary]) });
+        }
     }
 
     /// This member has come (back). When many hosts learn that of one, a few of them compare with it at once; the others
@@ -458,6 +468,12 @@ impl Catalog {
         self.origins.get(&id.origin).is_some_and(|origin| origin.is_confirmed(&Slot::of_id(id)))
     }
 
+    /// True if this record of this host is not among what it has written and merged. If it is of the current epoch, another
+    /// life of this host has written it. What was written and replaced is not remembered: of that nothing is said.
+    pub fn is_unwritten(&self, record: &Record) -> bool {
+        record.origin() == self.local && self.origins.get(&self.local).is_none_or(|own| own.never_wrote(record))
+    }
+
     /// The newest version held of an origin.
     pub fn newest_of(&self, origin: NodeId) -> Option<Version> {
         self.origins.get(&origin).map(Origin::newest)
@@ -474,6 +490,7 @@ impl Catalog {
         let Some(held) = self.origins.remove(&origin) else { return };
         let bucket = &mut self.buckets[bucket_of(origin)];
         bucket.hash = bucket.hash.wrapping_sub(held.hash_offered());
+        bucket.unconfirmed -= held.unconfirmed();
         self.broadcast.forget(origin);
         self.repair.forget(origin);
         if self.forgotten.len() >= FORGOTTEN_MAX {
@@ -557,10 +574,11 @@ impl Catalog {
     fn change<T>(&mut self, id: NodeId, change: impl FnOnce(&mut Origin) -> T) -> T {
         let bucket = &mut self.buckets[bucket_of(id)];
         let origin = self.origins.entry(id).or_default();
-        let before = origin.hash_offered();
+        let (before, unconfirmed) = (origin.hash_offered(), origin.unconfirmed());
         origin.note_agreement(bucket.agreements);
         let result = change(origin);
         bucket.hash = bucket.hash.wrapping_sub(before).wrapping_add(origin.hash_offered());
+        bucket.unconfirmed = bucket.unconfirmed - unconfirmed + origin.unconfirmed();
         if origin.len() == 0 {
             self.origins.remove(&id);
         }

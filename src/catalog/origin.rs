@@ -8,7 +8,7 @@
 //! - two records of one version (an origin that went back in time) are ordered by their bytes, so that all hosts agree.
 //!
 //! Records from the store are held *unconfirmed*: readers see them, peers do not (they are neither hashed nor offered)
-//! until a peer shows that it knows of them. No clock, no randomness, no messages here.
+//! until a peer shows that it knows of them, or of all else that their start has said ([`Origin::confirm_current`]). No clock, no randomness, no messages here.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -110,6 +110,20 @@ impl Origin {
         true
     }
 
+    /// True if the writer of all that is held here cannot have written this: it would take the place of something, or its
+    /// version was given to something else.
+    pub(super) fn never_wrote(&self, record: &Record) -> bool {
+        let (version, slot) = (record.version(), Slot::of(record));
+        if check_floor(record).is_err() || version < self.floor {
+            return false;
+        }
+        let mut same_version =
+            self.by_version.range((version, Slot::floor())..).take_while(|(held, _)| *held == version);
+        let same_version = same_version.any(|(_, held)| *held != slot);
+        let beside = |held: &Held| held.record.version() == version && held.record.encoded() != record.encoded();
+        same_version || self.records.get(&slot).is_none_or(|held| outranks(record, &held.record) || beside(held))
+    }
+
     fn check_room(&self, record: &Record, slot: &Slot, limits: Limits) -> Result<(), Refusal> {
         let origin = record.origin();
         let old_bytes = self.records.get(slot).map(|held| held.record.encoded().len());
@@ -183,6 +197,16 @@ impl Origin {
         self.unconfirmed = 0;
         self.hash_offered = self.hash_all;
         self.changes += 1;
+    }
+
+    /// A peer offers just what this host offers. What only the store has beside it, of the same start of the origin or a later
+    /// one, was not let go: the floor that voids it would be among the rest. So either the peer has yet to hear of it, or the
+    /// origin went back in time and has to meet it.
+    pub(super) fn confirm_current(&mut self) {
+        let Some(newest) = self.newest_offered().filter(|_| self.unconfirmed > 0) else { return };
+        let start = (Version { sequence: 0, ..newest }, Slot::floor());
+        let slots: Vec<Slot> = self.by_version.range(start..).map(|(_, slot)| slot.clone()).collect();
+        slots.iter().for_each(|slot| self.confirm(slot));
     }
 
     pub(super) fn get(&self, slot: &Slot) -> Option<&Record> {

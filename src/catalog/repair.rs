@@ -3,6 +3,10 @@
 //! At most one pull runs per peer and per origin, a few in all; what else is wanted waits, bounded, and is judged again
 //! when its turn comes. A pull that brings nothing is not repeated for the same offer until a growing time has passed:
 //! otherwise a record that this host must refuse would be carried over and over.
+//!
+//! Of its own records a host lacks none, so a peer that holds them otherwise is behind, and mends that itself. Unless the host
+//! went back in time and writes versions anew that it has used before: then what others hold of it stays different for good.
+//! So it looks at what a peer holds of it when nobody has agreed with it for a while ([`Doubt`]).
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -26,6 +30,9 @@ const FRUITLESS_PAUSE_MIN: Now = Now::from_secs(15);
 const FRUITLESS_PAUSE_MAX: Now = Now::from_secs(600);
 /// In this time a peer that lacks something has pulled it.
 const PEER_REPAIR_TIME: Now = Now::from_secs(3);
+/// A peer that holds this host's records otherwise for so long, while nobody holds them as it does, is looked at: two digest
+/// intervals, in which a peer that was merely behind has caught up.
+const DOUBT_TIME: Now = Now::from_secs(10);
 /// Fruitless offers remembered.
 const FRUITLESS_MAX: usize = 4_096;
 
@@ -62,9 +69,46 @@ struct Fruitless {
     pause: Now,
 }
 
+/// Whether others hold what this host has written, and nothing besides.
+#[derive(Debug, Clone, Copy, Default)]
+struct Doubt {
+    /// When the first peer was met that holds it otherwise, since the last that agreed or was looked at.
+    since: Option<Now>,
+    /// The bucket's count of agreements then.
+    agreements: u64,
+    /// After a look the next one waits.
+    not_before: Now,
+    pause: Now,
+}
+
+impl Doubt {
+    fn differs(&mut self, now: Now, agreements: u64) {
+        if self.since.is_some() && self.agreements != agreements {
+            self.agrees();
+        }
+        self.agreements = agreements;
+        self.since.get_or_insert(now);
+    }
+
+    fn agrees(&mut self) {
+        (self.since, self.pause) = (None, Now::ZERO);
+    }
+
+    fn is_due(&self, now: Now) -> bool {
+        self.since.is_some_and(|since| now >= since + DOUBT_TIME) && now >= self.not_before
+    }
+
+    /// A look begins. What is different and yet harmless costs a pull in ten minutes.
+    fn look(&mut self, now: Now) {
+        self.pause = (self.pause * 2).clamp(FRUITLESS_PAUSE_MIN, FRUITLESS_PAUSE_MAX);
+        (self.since, self.not_before) = (None, now + self.pause);
+    }
+}
+
 /// See the module's text.
 #[derive(Debug, Default)]
 pub(super) struct Repair {
+    doubt: Doubt,
     pending: BTreeMap<NodeId, Offer>,
     running: BTreeMap<NodeId, Pull>,
     /// By origin and the offer's hash: another offer may well help.
@@ -101,6 +145,7 @@ impl Catalog {
     /// Judges a peer's summary of one origin: confirms what it proves, notes what it offers.
     pub(super) fn consider(&mut self, from: NodeId, summary: OriginSummary, announced: bool) {
         self.confirm_by(&summary);
+        self.compare_own(&summary);
         if self.want(&summary).is_none() {
             return;
         }
@@ -126,6 +171,19 @@ impl Catalog {
             self.change(summary.origin, super::origin::Origin::confirm_all);
         } else if origin.hash_offered() == summary.hash {
             origin.set_agreed(agreements, summary.newest);
+            if origin.unconfirmed() > 0 {
+                self.change(summary.origin, super::origin::Origin::confirm_current);
+            }
+        }
+    }
+
+    /// What a peer holds of this host itself, that has nothing newer.
+    fn compare_own(&mut self, summary: &OriginSummary) {
+        let Some(origin) = self.origins.get(&summary.origin).filter(|_| summary.origin == self.local) else { return };
+        if origin.hash_offered() == summary.hash {
+            self.repair.doubt.agrees();
+        } else if origin.newest() >= summary.newest {
+            self.repair.doubt.differs(self.now, self.buckets[bucket_of(summary.origin)].agreements);
         }
     }
 
@@ -142,11 +200,16 @@ impl Catalog {
         let Some(origin) = self.origins.get(&summary.origin) else {
             return (self.origins.len() < self.config.origins_max).then_some((Version::ZERO, false));
         };
-        // Of its own records this host lacks nothing but what comes after them.
-        let complete =
-            |ours: Version| ours > summary.newest || (summary.origin == self.local && ours == summary.newest);
-        let behind = origin.newest_offered().is_some_and(complete);
-        if origin.hash_offered() == summary.hash || behind {
+        if origin.hash_offered() == summary.hash {
+            return None;
+        }
+        let ours = origin.newest_offered().unwrap_or(Version::ZERO);
+        if summary.origin == self.local && ours >= summary.newest {
+            // What earlier starts said is void, or will be.
+            let start = Version { sequence: 0, ..ours };
+            return self.repair.doubt.is_due(self.now).then_some((start, false));
+        }
+        if ours > summary.newest {
             return None;
         }
         if fruitless.is_some() {
@@ -160,6 +223,11 @@ impl Catalog {
         } else {
             Some((Version::ZERO, false))
         }
+    }
+
+    /// True if a peer's summary can hold nothing newer of this host than it has written.
+    fn is_own_look(&self, summary: &OriginSummary) -> bool {
+        summary.origin == self.local && self.newest_of(self.local).is_some_and(|ours| ours >= summary.newest)
     }
 
     /// Starts as many of the waiting pulls as may run.
@@ -187,6 +255,9 @@ impl Catalog {
         for offer in chosen {
             self.repair.pending.remove(&offer.summary.origin);
             if let Some((after, from_agreement)) = self.want(&offer.summary) {
+                if self.is_own_look(&offer.summary) {
+                    self.repair.doubt.look(now);
+                }
                 let (after, from_agreement) =
                     if offer.whole { (Version::ZERO, false) } else { (after, from_agreement) };
                 let changes = self.origins.get(&offer.summary.origin).map_or(0, |origin| origin.changes());
@@ -232,6 +303,10 @@ impl Catalog {
         let Pulling { offer, after, from_agreement, changes } = pulling;
         let summary = &offer.summary;
         self.confirm_by(summary);
+        if self.is_own_look(summary) {
+            // What was found is the owner's to judge; the peer pulls what it lacks.
+            return false;
+        }
         let agreements = self.buckets[bucket_of(summary.origin)].agreements;
         let (mut changed, mut equal, mut newest) = (false, false, Version::ZERO);
         if let Some(origin) = self.origins.get_mut(&summary.origin) {

@@ -122,6 +122,7 @@ async fn sync(
         theirs.extend(claims);
         if !more {
             let peer = channel.peer;
+            let theirs = shared.claims.of_stream(peer, theirs).await;
             // Told first: the rest waits for the other host once or twice more.
             let told = shared.events.send(Event::Synced { to, peer, claims: theirs }).await;
             told.map_err(|_| StreamError::OwnerGone)?;

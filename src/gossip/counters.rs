@@ -73,6 +73,16 @@ counters! {
     packets_newer,
     /// Datagrams sent to tell a host how far this one reads.
     hellos_out,
+    /// Claims without a proof: of hosts whose agent does not sign; upgrade it.
+    claims_refused_unsigned,
+    /// Claims with a proof that cannot be read.
+    claims_refused_malformed,
+    /// Claims with the proof of another host than the one they speak of.
+    claims_refused_other_host,
+    /// Claims that their host did not sign.
+    claims_refused_signature,
+    /// Claims not looked at, because their teller made too many wrong ones within a second, or datagrams brought too many new ones.
+    claims_refused_over_rate,
     /// Streams accepted from other hosts, handshake done.
     streams_in,
     /// Streams opened to other hosts, handshake done.
@@ -92,6 +102,16 @@ counters! {
 }
 
 impl Counters {
+    pub(super) fn claim_refused(&self, reason: &str) {
+        let counter = match reason {
+            "unsigned" => &self.claims_refused_unsigned,
+            "malformed" => &self.claims_refused_malformed,
+            "other_host" => &self.claims_refused_other_host,
+            _ => &self.claims_refused_signature,
+        };
+        counter.increment();
+    }
+
     pub(super) fn rejected(&self, error: OpenError) {
         let counter = match error {
             OpenError::Malformed => &self.rejected_malformed,

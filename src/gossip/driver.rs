@@ -17,11 +17,12 @@ use tokio_rustls::{TlsAcceptor, TlsConnector, TlsStream};
 use tracing::{debug, error, trace};
 
 use super::call::Calls;
+use super::claims::Claims;
 use super::keyring::{CALLS_WAITING_MAX, KeyringCall, Unopened};
 use super::message::{Channel, StreamError};
 use super::socket::{Sockets, canonical, sendable};
 use super::{ALPN, Command, Counters, Deadlines, Event, GossipError, Identify, KeyringLink, Peers, Settings, serve};
-use crate::model::NodeId;
+use crate::model::{NodeId, SwimMessage};
 use crate::wire::codec::CodecError;
 use crate::wire::packet::{self, Content, DATAGRAM_BYTES_MAX, Datagram};
 use crate::wire::seal::{OpenError, Opener, Sealer};
@@ -42,6 +43,7 @@ pub(super) struct Shared {
     pub(super) peers: Arc<Peers>,
     pub(super) events: mpsc::Sender<Event>,
     pub(super) keyring: KeyringLink,
+    pub(super) claims: Claims,
     identify: Identify,
 }
 
@@ -117,6 +119,7 @@ impl Bound {
             acceptor: TlsAcceptor::from(server_tls),
             server_name: settings.server_name,
             deadlines: settings.deadlines,
+            claims: Claims::new(settings.check_claim, counters.clone()),
             counters,
             peers,
             events,
@@ -234,6 +237,9 @@ async fn receive(udp: Arc<UdpSocket>, mut opener: Opener, shared: Arc<Shared>) {
         if keyring.has_changed().unwrap_or(false) {
             opener.set_keyring(&keyring.borrow_and_update().keys());
         }
+        for (sender, start) in shared.claims.take_starts() {
+            opener.prove(sender, start);
+        }
         let by_older = opener.opened_by_older();
         let (sender, payload) = match opener.open(packet) {
             Ok(opened) => opened,
@@ -257,9 +263,15 @@ async fn receive(udp: Arc<UdpSocket>, mut opener: Opener, shared: Arc<Shared>) {
                 continue;
             }
         };
-        shared.peers.heard(sender, opener.epoch(sender).unwrap_or_default(), heard.version, heard.highest);
+        // What another start would speak counts once it is one: nobody is made to be spoken to in an older version.
+        if !opener.is_in_doubt(sender) {
+            shared.peers.heard(sender, opener.epoch(sender).unwrap_or_default(), heard.version, heard.highest);
+        }
         let event = match heard.content {
-            Content::Message(Datagram::Swim(message)) => Event::Swim { sender, from: canonical(from), message },
+            Content::Message(Datagram::Swim(SwimMessage { probe, claims })) => {
+                let claims = shared.claims.of_datagram(sender, claims);
+                Event::Swim { sender, from: canonical(from), message: SwimMessage { probe, claims } }
+            }
             Content::Message(Datagram::Catalog(message)) => Event::Catalog { sender, message },
             Content::Hello => continue,
             Content::Newer => {

@@ -5,6 +5,7 @@
 //! costs datagrams (counted, as the network might lose them too) and makes streams wait; it never blocks the sockets.
 
 mod call;
+mod claims;
 mod counters;
 mod driver;
 mod keyring;
@@ -22,6 +23,7 @@ use std::time::Duration;
 use rustls::pki_types::{CertificateDer, ServerName};
 use tokio::sync::oneshot;
 
+pub use claims::CheckClaim;
 pub use counters::{Counter, Counters};
 pub use driver::{Bound, bind};
 pub use keyring::{KeyringAsk, KeyringCall, KeyringLink, KeyringTold};
@@ -38,7 +40,7 @@ pub const ALPN: [&[u8]; PROTOCOL_MAX as usize] = [b"weft-gossip", b"weft-gossip/
 /// What other hosts said, and how the owner's commands ended.
 #[derive(Debug)]
 pub enum Event {
-    /// An authentic datagram for `swim`.
+    /// An authentic datagram for `swim`, without the claims that prove nothing.
     Swim {
         /// Who sealed it.
         sender: NodeId,
@@ -60,7 +62,7 @@ pub enum Event {
         to: SocketAddr,
         /// Who answered.
         peer: NodeId,
-        /// What it holds of the members.
+        /// What it holds of the members, as far as it is proven.
         claims: Vec<Claim>,
     },
     /// A [`Command::Sync`] failed.
@@ -74,7 +76,7 @@ pub enum Event {
     SyncRequest {
         /// Which.
         peer: NodeId,
-        /// What it holds of the members.
+        /// What it holds of the members, as far as it is proven.
         claims: Vec<Claim>,
         /// Takes what this host holds. Dropped: the stream is closed without an answer.
         reply: oneshot::Sender<Vec<Claim>>,
@@ -197,6 +199,8 @@ pub struct Settings {
     pub server_name: ServerName<'static>,
     /// Reads the node id from a verified certificate.
     pub identify: Identify,
+    /// Checks claims of membership.
+    pub check_claim: CheckClaim,
     /// Time limits of streams.
     pub deadlines: Deadlines,
     /// The highest version of the protocol to speak; [`PROTOCOL_MAX`] but for tests of older ones.

@@ -26,7 +26,7 @@ use crate::wire::stream::{CLAIMS_MAX, StreamReply, StreamRequest};
 const STREAMS_MAX: usize = 256;
 /// Pause after a failed accept: what fails is nearly always a shortage of file descriptors, which a loop would not end.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
-/// Parts of a list of members: 32,768 of them in all.
+/// Parts of a list of members: 24,576 of them in all.
 pub(super) const SYNC_MESSAGES_MAX: usize = 8;
 /// Parts of one pull, 256 KiB each. What is more than 1 GiB is asked for again.
 pub(super) const PULL_MESSAGES_MAX: usize = 4096;
@@ -122,6 +122,7 @@ async fn answer_sync(
         return Err(StreamError::Unexpected("a list of members without end"));
     }
     let peer = channel.peer;
+    let claims = shared.claims.of_stream(peer, claims).await;
     let ours = ask(shared, |reply| Event::SyncRequest { peer, claims, reply }).await?;
     for (claims, more) in parts(ours)? {
         channel.write(&StreamReply::Sync { claims, more }).await?;

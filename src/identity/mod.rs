@@ -8,6 +8,7 @@
 mod attest;
 mod ca;
 mod certificate;
+mod claim;
 mod enroll;
 mod error;
 mod exchange;
@@ -26,6 +27,7 @@ mod token;
 pub use attest::{Attestor, Groups};
 pub use ca::{CaSummary, ca_init};
 pub use certificate::NODE_DNS_NAME;
+pub use claim::{ClaimError, prove_claim, verify_claim};
 pub use enroll::{Enrolled, enroll, renew};
 pub use error::IdentityError;
 pub use exchange::RefusalCode;

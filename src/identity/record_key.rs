@@ -1,6 +1,6 @@
 //! The record key: the Ed25519 key that signs a host's records and that its node id is derived from. It outlives
-//! certificates. Signatures cover the bytes that `model::Record` names and nothing else is signed with it but the proof
-//! at enrolment, which has a context of its own.
+//! certificates. It signs records, the host's claims of membership (`claim`), and the proof at enrolment, each under a context
+//! of its own, so that no signature of one kind is one of another.
 
 use std::fmt;
 use std::path::Path;

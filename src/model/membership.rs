@@ -67,8 +67,9 @@ pub struct Claim {
     pub state: MemberState,
     /// Who makes the claim: the accuser of a `Suspect` (Lifeguard counts independent ones), else the member itself.
     pub from: NodeId,
-    /// What the member itself added to its `Alive` or `Left` claim: nothing yet, a signature one day. Every version keeps it and
-    /// passes it on as it came, read or not; so this, and no new field, is where later versions put what they add.
+    /// What the member itself added: its signature of its `Alive` or `Left`. Accusations carry that of the `Alive` that they speak of, so
+    /// that name, address and incarnation are the member's own words. Every version keeps it and passes it on as it came; so this, and
+    /// no new field, is where later versions put what they add. `identity::claim` has the layout. Empty: not signed.
     pub proof: Vec<u8>,
 }
 

@@ -6,7 +6,7 @@
 //! 0   1  envelope version, 1
 //! 1   1  flags: bit 0 tombstone; others must be 0
 //! 2  16  origin
-//! 18  8  epoch        big endian, counts the origin's starts
+//! 18  8  epoch        big endian, grows with the origin's starts
 //! 26  8  sequence     big endian, counts the origin's records within the epoch
 //! 34  2  kind         big endian
 //! 36  2  format       big endian, version of the body's encoding
@@ -41,7 +41,7 @@ const CONTEXT: &[u8] = b"weft record 1\0";
 /// Position in an origin's log. Ordered by epoch, then sequence.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
 pub struct Version {
-    /// Counts the origin's starts; kept on its disk.
+    /// Grows with every start of the origin; kept on its disk.
     pub epoch: u64,
     /// Counts its records within the epoch.
     pub sequence: u64,

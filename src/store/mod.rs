@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! lock              flock, held by the agent
-//! epoch             how often this host started; raised and fsynced before it is used
+//! epoch             the number of this host's latest start; raised and fsynced before it is used
 //! incarnation       SWIM's, so that a restarted host outbids what was said of it
 //! vips.json         the addresses given to services
 //! rises             how often in a row this host met records of its own from a later start
@@ -104,10 +104,10 @@ pub struct Store {
 }
 
 impl Store {
-    /// Raises the epoch, fsyncs it and gives the new one; 1 at the first start. Call it once a start, before anything is
-    /// signed or sealed.
-    pub fn next_epoch(&self) -> Result<u64, StoreError> {
-        let epoch = self.counter("epoch")?.saturating_add(1);
+    /// Raises the epoch, fsyncs it and gives the new one: one above the last, or `least` if that is more. Call it once a start,
+    /// before anything is signed or sealed.
+    pub fn next_epoch(&self, least: u64) -> Result<u64, StoreError> {
+        let epoch = self.counter("epoch")?.saturating_add(1).max(least);
         self.set_counter("epoch", epoch)?;
         Ok(epoch)
     }

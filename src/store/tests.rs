@@ -61,13 +61,15 @@ fn records_and_members_come_back_after_a_restart() {
 fn every_start_has_an_epoch_of_its_own() {
     let directory = tempfile::tempdir().unwrap();
     for expected in 1..=3 {
-        assert_eq!(open(directory.path()).store.next_epoch().unwrap(), expected);
+        assert_eq!(open(directory.path()).store.next_epoch(0).unwrap(), expected);
     }
     let store = open(directory.path()).store;
     store.raise_epoch(70).unwrap();
     store.raise_epoch(7).unwrap();
-    assert_eq!(store.next_epoch().unwrap(), 71);
+    assert_eq!(store.next_epoch(0).unwrap(), 71);
     assert_eq!(fs::read_to_string(directory.path().join("epoch")).unwrap(), "71\n");
+    assert_eq!((store.next_epoch(500).unwrap(), store.next_epoch(400).unwrap()), (500, 501), "it never goes back");
+    assert_eq!(fs::read_to_string(directory.path().join("epoch")).unwrap(), "501\n");
 }
 
 #[test]
@@ -75,7 +77,7 @@ fn an_epoch_that_cannot_be_read_is_never_guessed() {
     let directory = tempfile::tempdir().unwrap();
     for text in ["", "x", "-1", "99999999999999999999"] {
         fs::write(directory.path().join("epoch"), text).unwrap();
-        let error = open(directory.path()).store.next_epoch().unwrap_err();
+        let error = open(directory.path()).store.next_epoch(0).unwrap_err();
         assert!(matches!(error, StoreError::Counter { .. }), "{text}: {error}");
     }
 }
@@ -132,7 +134,7 @@ fn a_corrupt_cache_is_moved_aside_and_the_counters_stay() {
     .enumerate()
     {
         let store = open(directory.path()).store;
-        assert_eq!(store.next_epoch().unwrap(), round as u64 + 1);
+        assert_eq!(store.next_epoch(0).unwrap(), round as u64 + 1);
         store.save_records(&[record(1, "a", 1, b"x")]).unwrap();
         drop(store);
         for file in cache_files(directory.path()) {
@@ -249,7 +251,7 @@ fn the_writer_keeps_the_newest_of_each_and_closes_with_everything_on_disk() {
     let opened = open(directory.path());
     assert_eq!(opened.records, [record(1, "a", 500, b"x")]);
     assert_eq!(opened.members, [member(4, MemberState::Alive)]);
-    assert_eq!((opened.store.incarnation().unwrap(), opened.store.next_epoch().unwrap()), (9, 13));
+    assert_eq!((opened.store.incarnation().unwrap(), opened.store.next_epoch(0).unwrap()), (9, 13));
     assert_eq!(opened.store.load_vips().unwrap().len(), 1);
 }
 

@@ -64,6 +64,10 @@ impl Swim {
 
     /// A claim about a host that was not known.
     fn meet(&mut self, now: Now, claim: Claim, via: Via) {
+        let mut claim = claim;
+        if is_sent_away(&claim) {
+            claim.state = MemberState::Failed;
+        }
         // The departed are learned once, on joining: later they would be handed round for ever, each time as if new.
         let departed = matches!(claim.state, MemberState::Failed | MemberState::Left);
         if self.members.len() >= self.config.members_max
@@ -76,14 +80,20 @@ impl Swim {
 
     /// A claim about a known member.
     fn learn(&mut self, now: Now, held: (u64, MemberState), mut claim: Claim, via: Via) {
-        if claim.state == MemberState::Failed && matches!(held.1, MemberState::Alive | MemberState::Suspect) {
-            self.judge_contact(now);
-            // In an exchange it may be news of a cut that has healed, and while this host doubts itself it doubts those who
-            // are in the same place: the member gets time to refute.
-            if via != Via::Datagram || self.contact.is_frozen() {
-                claim.state = MemberState::Suspect;
-            }
+        if is_sent_away(&claim) && !self.may_be_sent_away(held, &claim) {
+            return;
         }
+        let mut hurry = false;
+        let living = matches!(held.1, MemberState::Alive | MemberState::Suspect);
+        if claim.state == MemberState::Failed && (living || (held.1 == MemberState::Unknown && via == Via::Datagram)) {
+            // Nobody is buried on another's word, which is not signed: it counts as one more accuser, and the member gets the
+            // time to refute that it would have if many accused it. In an exchange it may be news of a cut that has healed, and
+            // while this host doubts itself it doubts those who are in the same place: then it gets all the time there is.
+            self.judge_contact(now);
+            hurry = via == Via::Datagram && !self.contact.is_frozen();
+            claim.state = MemberState::Suspect;
+        }
+        let node = claim.node;
         if supersedes((claim.incarnation, claim.state), held) {
             if held.1 == MemberState::Failed && claim.state == MemberState::Alive {
                 self.note_risen(now);
@@ -92,6 +102,16 @@ impl Swim {
         } else if claim.state == MemberState::Suspect && held == (claim.incarnation, MemberState::Suspect) {
             self.confirm(now, claim);
         }
+        if hurry {
+            self.suspicions.hurry(node);
+        }
+    }
+
+    /// Another than the member itself says that it left: an operator's word about a host that will not come back. It ends a
+    /// failure that this host sees too, at the same incarnation, and nothing else.
+    fn may_be_sent_away(&self, held: (u64, MemberState), claim: &Claim) -> bool {
+        let known = claim.from == self.me.node || self.members.get(claim.from).is_some();
+        known && held == (claim.incarnation, MemberState::Failed)
     }
 
     /// Makes a claim this host's own view and passes it on.
@@ -194,6 +214,7 @@ impl Swim {
         let limit = INCARNATION_MAX.max(self.me.incarnation.saturating_add(INCARNATION_JUMP_MAX));
         if current && claim.incarnation < limit {
             self.me.incarnation = claim.incarnation + 1;
+            self.signer.sign(&mut self.me);
             self.outputs.push_back(Output::IncarnationRaised(self.me.incarnation));
             if accused {
                 self.health.worse(1);
@@ -231,7 +252,8 @@ impl Swim {
     }
 }
 
-/// An incarnation that its host can still refute. Accusations are unsigned and so are held closer to what is known.
+/// An incarnation that its host can still refute. Claims come with their host's proof, so only a host itself, or one that signs
+/// nothing, can be so far off; accusations are held closer to what is known.
 fn is_plausible(claim: &Claim, held: Option<u64>) -> bool {
     let near = held.is_some_and(|held| claim.incarnation <= held.saturating_add(INCARNATION_JUMP_MAX));
     let believable = claim.incarnation <= INCARNATION_MAX && (!is_accusation(claim) || held.is_none());
@@ -241,6 +263,11 @@ fn is_plausible(claim: &Claim, held: Option<u64>) -> bool {
 /// Said by others, so it may be wrong.
 fn is_accusation(claim: &Claim) -> bool {
     matches!(claim.state, MemberState::Suspect | MemberState::Failed)
+}
+
+/// Said to have left, by another host.
+fn is_sent_away(claim: &Claim) -> bool {
+    claim.state == MemberState::Left && claim.from != claim.node
 }
 
 fn is_reachable(address: SocketAddr) -> bool {

@@ -9,6 +9,7 @@ use std::time::Duration;
 use rand::RngExt;
 
 use super::members::Member;
+use super::probe::probe_number;
 use super::{GREETING_PAUSE, Output, Swim};
 use crate::model::{MemberState, NodeId, NodeName, Now, Probe};
 
@@ -113,7 +114,7 @@ impl Swim {
         }
         let is_failed = |member: &Member| member.state() == MemberState::Failed;
         for (node, to) in self.members.pick(&mut self.rng, 1, is_failed) {
-            let number = self.prober.number();
+            let number = probe_number(&mut self.rng);
             let against = self.held_against(node);
             self.send(to, Some(node), Probe::Ping { number, target: node }, against);
         }

@@ -12,6 +12,9 @@
 //! this file is the face and the clock.
 //!
 //! **What always holds.**
+//! - Claims come in checked: `Alive` and `Left` are signed by the host they speak of, accusations carry its signed `Alive`, so name,
+//!   address and incarnation are always its own words. What is left to lie about is suspicion, and time to refute goes with it.
+//! - Nobody is called failed or gone on another's word: each host lets its own suspicion run.
 //! - A host never accepts anything but "alive" about itself, except its own goodbye; only it raises its incarnation.
 //! - Claims about a member are totally ordered, so all that hear the same end with the same.
 //! - A host that has not met anybody since its start, that hears nobody, or that stood still, accuses nobody.
@@ -33,7 +36,9 @@ mod suspicion;
 mod tests;
 
 use std::collections::{BTreeSet, VecDeque};
+use std::fmt;
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use rand::RngExt;
@@ -137,6 +142,27 @@ pub enum ForceLeaveError {
     NotFailed(MemberState),
 }
 
+/// Makes the proof of a claim that this host makes: about itself, or that it sends another away, whose own proof the claim carries.
+pub type Sign = Arc<dyn Fn(&Claim) -> Vec<u8> + Send + Sync>;
+
+/// Nothing is signed until [`Swim::sign_with`].
+#[derive(Clone, Default)]
+struct Signer(Option<Sign>);
+
+impl fmt::Debug for Signer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(if self.0.is_some() { "Signer" } else { "Signer(none)" })
+    }
+}
+
+impl Signer {
+    fn sign(&self, claim: &mut Claim) {
+        if let Some(sign) = &self.0 {
+            claim.proof = sign(claim);
+        }
+    }
+}
+
 /// Set by the first call that tells the time.
 #[derive(Debug)]
 struct Timers {
@@ -162,8 +188,9 @@ struct Timers {
 #[derive(Debug)]
 pub struct Swim {
     config: Config,
-    /// What this host says of itself.
+    /// What this host says of itself, signed.
     me: Claim,
+    signer: Signer,
     rng: ChaCha8Rng,
     members: Members,
     suspicions: Suspicions,
@@ -205,15 +232,16 @@ impl Swim {
             from: local,
             proof: Vec::new(),
         };
-        let (prober, members) = (Prober::new(&mut rng), Members::new(&mut rng));
+        let members = Members::new(&mut rng);
         Swim {
             config,
             me,
+            signer: Signer::default(),
             rng,
             members,
             suspicions: Suspicions::default(),
             queue: Dissemination::default(),
-            prober,
+            prober: Prober::new(),
             health: LocalHealth::default(),
             contact: Contact::default(),
             budget: Budget::default(),
@@ -229,6 +257,12 @@ impl Swim {
         }
     }
 
+    /// Signs with `sign` what this host says from now on; to be called before anything else.
+    pub fn sign_with(&mut self, sign: Sign) {
+        self.signer = Signer(Some(sign));
+        self.signer.sign(&mut self.me);
+    }
+
     /// Takes the members of an earlier run. The living are `Unknown` until somebody vouches for them; the departed stay
     /// departed. A claim about this host only counts for its incarnation.
     pub fn restore(&mut self, now: Now, members: Vec<Claim>) {
@@ -242,6 +276,7 @@ impl Swim {
                 self.write(now, claim);
             }
         }
+        self.signer.sign(&mut self.me);
     }
 
     /// The addresses to contact, for ever, while none of them is a living member; rarely after that.
@@ -250,7 +285,8 @@ impl Swim {
         self.seeds.set(seeds);
     }
 
-    /// A datagram that was proven to come from `sender`, a member or a stranger who holds the cluster's key.
+    /// A datagram that was proven to come from `sender`, a member or a stranger who holds the cluster's key. Its claims have been
+    /// checked (`identity::claim`).
     pub fn receive(&mut self, now: Now, sender: NodeId, from: SocketAddr, message: SwimMessage) {
         if sender == self.me.node {
             return;
@@ -281,7 +317,7 @@ impl Swim {
         }
     }
 
-    /// The claims of the other side of a push-pull exchange, whoever opened it.
+    /// The claims of the other side of a push-pull exchange, whoever opened it; they have been checked.
     pub fn synced(&mut self, now: Now, claims: Vec<Claim>) {
         self.wake(now);
         let said = claims.iter().filter(|claim| claim.state != MemberState::Unknown);
@@ -330,6 +366,7 @@ impl Swim {
         }
         self.leaving = Some(now + LEAVE_MAX);
         self.me.state = MemberState::Left;
+        self.signer.sign(&mut self.me);
         self.prober.void();
         self.suspicions.clear();
         self.spread(now, self.me.clone());
@@ -345,7 +382,8 @@ impl Swim {
         let held = self.members.get(node).map(Member::claim).ok_or(ForceLeaveError::Unknown)?;
         match held.state {
             MemberState::Failed => {
-                let claim = Claim { state: MemberState::Left, from: self.me.node, ..held };
+                let mut claim = Claim { state: MemberState::Left, from: self.me.node, ..held };
+                self.signer.sign(&mut claim);
                 self.adopt(now, claim, Via::Datagram);
             }
             MemberState::Left => {}

@@ -57,7 +57,6 @@ struct Relay {
 
 #[derive(Debug)]
 pub(super) struct Prober {
-    number: u64,
     open: BTreeMap<u64, Open>,
     /// Given up; an answer may still come, and shows how late answers are.
     late: BTreeMap<u64, (NodeId, Now)>,
@@ -65,20 +64,8 @@ pub(super) struct Prober {
 }
 
 impl Prober {
-    pub(super) fn new(rng: &mut ChaCha8Rng) -> Prober {
-        // A random start, so that answers to an earlier life of this host answer nothing.
-        Prober {
-            number: rng.random_range(0..1 << 48),
-            open: BTreeMap::new(),
-            late: BTreeMap::new(),
-            relays: BTreeMap::new(),
-        }
-    }
-
-    /// A number not used before.
-    pub(super) fn number(&mut self) -> u64 {
-        self.number = self.number.wrapping_add(1);
-        self.number
+    pub(super) fn new() -> Prober {
+        Prober { open: BTreeMap::new(), late: BTreeMap::new(), relays: BTreeMap::new() }
     }
 
     /// Forgets this host's own open probes.
@@ -94,6 +81,12 @@ impl Prober {
     }
 }
 
+/// Not to be guessed: an answer with the right number was made after the question, by who has read it. So nobody keeps a dead
+/// host alive by answering in its name, nor by repeating old answers.
+pub(super) fn probe_number(rng: &mut ChaCha8Rng) -> u64 {
+    rng.random()
+}
+
 impl Swim {
     /// Probes the next member of the round.
     pub(super) fn probe_next(&mut self, now: Now) {
@@ -107,7 +100,7 @@ impl Swim {
         if self.prober.open.len() >= PROBES_MAX || self.prober.open.values().any(|open| open.target == target) {
             return;
         }
-        let number = self.prober.number();
+        let number = probe_number(&mut self.rng);
         let deadline = now + self.patience(self.config.probe_timeout);
         self.prober.open.insert(number, Open { target, address, pinged_at: now, deadline, asked: None });
         let against = self.held_against(target);
@@ -227,7 +220,7 @@ impl Swim {
         if self.prober.relays.len() >= RELAYS_MAX || target.0 == self.me.node {
             return;
         }
-        let own = self.prober.number();
+        let own = probe_number(&mut self.rng);
         let relay = Relay {
             target: target.0,
             requester: requester.0,

@@ -18,6 +18,8 @@ pub(super) struct Suspicion {
     max: Duration,
     /// From `started` to the end, as things stand.
     time: Duration,
+    /// Others call the suspect failed: their time is over.
+    hurried: bool,
 }
 
 impl Suspicion {
@@ -31,6 +33,7 @@ impl Suspicion {
             min: config.suspicion_min_for(hosts).mul_f64(pace),
             max: config.suspicion_max_for(hosts).mul_f64(pace),
             time: Duration::ZERO,
+            hurried: false,
         };
         suspicion.time = suspicion.time();
         suspicion
@@ -68,6 +71,9 @@ impl Suspicion {
     }
 
     fn time(&self) -> Duration {
+        if self.hurried {
+            return self.min;
+        }
         let confirmed = self.accusers.len() - 1;
         let share = if self.needed == 0 {
             1.0
@@ -118,6 +124,15 @@ impl Suspicions {
             self.by_deadline.insert((suspicion.deadline(), node));
         }
         news
+    }
+
+    /// Others call the suspect failed already: it has no more time than where many accuse it, and no less.
+    pub(super) fn hurry(&mut self, node: NodeId) {
+        if let Some(mut suspicion) = self.remove(node) {
+            suspicion.hurried = true;
+            suspicion.time = suspicion.time();
+            self.insert(node, suspicion);
+        }
     }
 
     /// Gives one suspect its time again, from `now` on.

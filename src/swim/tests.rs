@@ -87,6 +87,15 @@ impl Bench {
         seen
     }
 
+    /// Several hosts call `id` failed, and it does not refute.
+    fn bury(&mut self, id: u8) {
+        for accuser in [2, 3] {
+            self.gossip(accuser, vec![Claim { from: node(accuser), ..claim(id, 0, MemberState::Failed) }]);
+        }
+        self.run(Duration::from_millis(1600), all_answer_but(id));
+        assert_eq!(self.state(id), Some(MemberState::Failed));
+    }
+
     fn state(&self, id: u8) -> Option<MemberState> {
         self.swim.member(node(id)).map(|claim| claim.state)
     }
@@ -328,7 +337,28 @@ fn failed_in_an_exchange_is_only_a_suspicion_where_the_member_is_known_as_alive(
     bench.swim.synced(bench.now, vec![alive(2), claim(3, 0, MemberState::Failed)]);
     assert_eq!(bench.state(3), Some(MemberState::Suspect));
     bench.gossip(2, vec![claim(4, 0, MemberState::Failed)]);
-    assert_eq!(bench.state(4), Some(MemberState::Failed));
+    assert_eq!(bench.state(4), Some(MemberState::Suspect), "nor is anybody buried on another's word");
+}
+
+#[test]
+fn who_is_called_failed_has_the_time_to_refute_that_many_accusers_leave_it() {
+    let mut bench = Bench::with_peers(8);
+    for accuser in [2, 3] {
+        bench.gossip(accuser, vec![Claim { from: node(accuser), ..claim(4, 0, MemberState::Failed) }]);
+    }
+    bench.run(Config::default().suspicion_min - Duration::from_millis(10), all_answer_but(4));
+    assert_eq!(bench.state(4), Some(MemberState::Suspect));
+    bench.gossip(5, vec![claim(4, 1, MemberState::Alive)]);
+    bench.run(Duration::from_secs(5), all_answer_but(0));
+    assert_eq!(bench.state(4), Some(MemberState::Alive));
+}
+
+#[test]
+fn a_member_from_the_store_is_not_buried_by_a_datagram() {
+    let mut bench = Bench::new();
+    bench.swim.restore(bench.now, vec![alive(2), alive(3), alive(4)]);
+    bench.gossip(2, vec![claim(4, 0, MemberState::Failed)]);
+    assert_eq!(bench.state(4), Some(MemberState::Suspect));
 }
 
 #[test]
@@ -418,7 +448,7 @@ fn no_datagram_carries_more_claims_than_fit() {
 #[test]
 fn the_departed_are_forgotten_after_their_time() {
     let mut bench = Bench::with_peers(4);
-    bench.gossip(2, vec![claim(4, 0, MemberState::Failed)]);
+    bench.bury(4);
     bench.swim.config.departed_lifetime = Duration::from_secs(120);
     bench.run(Duration::from_secs(100), all_answer_but(4));
     assert_eq!(bench.state(4), Some(MemberState::Failed));
@@ -461,7 +491,7 @@ fn seeds_are_contacted_at_once_and_again() {
 #[test]
 fn a_failed_host_is_sent_away_and_a_living_one_is_not() {
     let mut bench = Bench::with_peers(5);
-    bench.gossip(2, vec![claim(4, 0, MemberState::Failed)]);
+    bench.bury(4);
     let refused = bench.swim.force_leave(bench.now, node(3), false);
     assert_eq!(refused, Err(ForceLeaveError::NotFailed(MemberState::Alive)));
     assert_eq!(bench.swim.force_leave(bench.now, node(9), true), Err(ForceLeaveError::Unknown));
@@ -483,7 +513,7 @@ fn a_failed_host_is_sent_away_and_a_living_one_is_not() {
 #[test]
 fn a_pruned_host_is_forgotten_at_once_and_gossip_does_not_bring_it_back() {
     let mut bench = Bench::with_peers(5);
-    bench.gossip(2, vec![claim(4, 0, MemberState::Failed)]);
+    bench.bury(4);
     bench.swim.force_leave(bench.now, node(4), true).unwrap();
     assert!(bench.outputs().contains(&Output::Forgotten { node: node(4) }));
     bench.gossip(2, vec![claim(4, 0, MemberState::Failed)]);
@@ -528,4 +558,108 @@ fn where_answers_come_late_but_come_nobody_is_accused_for_long() {
         }
     }
     assert!(suspected.iter().all(|at| *at < Duration::from_secs(20)), "{suspected:?}");
+}
+
+#[test]
+fn who_sends_a_host_away_must_be_known_and_the_host_failed() {
+    let mut bench = Bench::with_peers(5);
+    let away = |by: u8, incarnation| Claim { from: node(by), ..claim(4, incarnation, MemberState::Left) };
+    bench.gossip(2, vec![away(2, 0)]);
+    assert_eq!(bench.state(4), Some(MemberState::Alive), "it lives");
+    bench.bury(4);
+    for refused in [away(77, 0), away(2, 1)] {
+        bench.gossip(2, vec![refused]);
+        assert_eq!(bench.state(4), Some(MemberState::Failed));
+    }
+    bench.gossip(2, vec![away(3, 0)]);
+    assert_eq!(bench.state(4), Some(MemberState::Left));
+    bench.gossip(2, vec![claim(5, 0, MemberState::Left)]);
+    assert_eq!(bench.state(5), Some(MemberState::Left), "a host's own goodbye needs nothing");
+}
+
+#[test]
+fn a_newcomer_holds_who_was_sent_away_for_failed_until_it_is_told_again() {
+    let mut bench = Bench::new();
+    let away = Claim { from: node(2), ..claim(4, 0, MemberState::Left) };
+    bench.swim.synced(bench.now, vec![alive(2), alive(3), away.clone()]);
+    assert_eq!(bench.state(4), Some(MemberState::Failed));
+    bench.swim.synced(bench.now, vec![alive(2), alive(3), away]);
+    assert_eq!(bench.state(4), Some(MemberState::Left));
+}
+
+/// Signs as a real host does, but that anybody can read and make it: who, when, what.
+fn signature(claim: &Claim) -> Vec<u8> {
+    let left = claim.state == MemberState::Left;
+    let mut proof = claim.proof.clone();
+    if claim.node == node(LOCAL) {
+        proof.clear();
+    }
+    proof.extend([claim.node.0[0], u8::try_from(claim.incarnation).unwrap(), u8::from(left)]);
+    proof
+}
+
+fn signed(claim: Claim) -> Claim {
+    let left = u8::from(claim.state == MemberState::Left);
+    Claim { proof: vec![claim.node.0[0], u8::try_from(claim.incarnation).unwrap(), left], ..claim }
+}
+
+#[test]
+fn what_a_host_says_of_itself_is_signed_anew_with_each_change() {
+    let mut bench = Bench::with_peers(3);
+    bench.swim.sign_with(Arc::new(signature));
+    assert_eq!(bench.swim.member(node(LOCAL)).unwrap().proof, [LOCAL, 0, 0]);
+    bench.gossip(2, vec![accused_by(2, LOCAL, 0)]);
+    assert_eq!(bench.swim.member(node(LOCAL)).unwrap().proof, [LOCAL, 1, 0], "a refutation");
+    bench.swim.restore(bench.now, vec![claim(LOCAL, 6, MemberState::Alive)]);
+    assert_eq!(bench.swim.member(node(LOCAL)).unwrap().proof, [LOCAL, 6, 0]);
+    bench.swim.leave(bench.now);
+    assert_eq!(bench.swim.member(node(LOCAL)).unwrap().proof, [LOCAL, 6, 1], "a goodbye");
+}
+
+#[test]
+fn an_accusation_carries_the_proof_of_what_it_speaks_of_and_so_does_its_withdrawal() {
+    let mut bench = Bench::new();
+    bench.swim.sign_with(Arc::new(signature));
+    bench.swim.tick(Now::ZERO);
+    bench.swim.synced(Now::ZERO, (2..=6).map(|id| signed(alive(id))).collect());
+    bench.outputs();
+    let seen = bench.run(Duration::from_secs(4), all_answer_but(3));
+    let claims = seen.iter().filter_map(|(_, output)| match output {
+        Output::Send { message, .. } => Some(message.claims.clone()),
+        _ => None,
+    });
+    let accusations: Vec<Claim> = claims.flatten().filter(|claim| claim.state == MemberState::Suspect).collect();
+    assert!(!accusations.is_empty());
+    assert!(accusations.iter().all(|claim| claim.proof == [3, 0, 0]), "{accusations:?}");
+    // Nobody is heard any more: what this host alone suspects it takes back, and holds what the member last signed.
+    bench.run(Duration::from_secs(20), |_| None);
+    assert_eq!(bench.swim.member(node(3)), Some(signed(alive(3))));
+}
+
+#[test]
+fn who_sends_a_host_away_signs_beside_its_proof() {
+    let mut bench = Bench::new();
+    bench.swim.sign_with(Arc::new(signature));
+    bench.swim.tick(Now::ZERO);
+    bench.swim.synced(Now::ZERO, (2..=6).map(|id| signed(alive(id))).collect());
+    for accuser in [2, 3] {
+        bench.gossip(accuser, vec![Claim { from: node(accuser), state: MemberState::Failed, ..signed(alive(4)) }]);
+    }
+    bench.run(Duration::from_millis(1600), all_answer_but(4));
+    bench.swim.force_leave(bench.now, node(4), false).unwrap();
+    let held = bench.swim.member(node(4)).unwrap();
+    assert_eq!((held.from, held.proof), (node(LOCAL), vec![4, 0, 0, 4, 0, 1]));
+}
+
+#[test]
+fn numbers_of_probes_are_not_to_be_guessed() {
+    let mut bench = Bench::with_peers(9);
+    let seen = bench.run(Duration::from_secs(20), all_answer_but(0));
+    let numbers = seen.iter().filter_map(|(_, output)| match output {
+        Output::Send { message: SwimMessage { probe: Probe::Ping { number, .. }, .. }, .. } => Some(*number),
+        _ => None,
+    });
+    let numbers: Vec<u64> = numbers.collect();
+    assert!(numbers.len() > 10);
+    assert!(numbers.windows(2).all(|pair| pair[0].abs_diff(pair[1]) > 1 << 32), "{numbers:?}");
 }

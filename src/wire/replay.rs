@@ -1,103 +1,74 @@
-//! The replay window: which counters of one sender's epoch have been seen. RFC 4303 §3.4.3 has the idea.
+//! Which packets came before: the tags of those opened lately. A tag is a packet's own, so that a packet is known again whatever
+//! sender, start and counter it names.
 //!
-//! Counters of authenticated packets come in; "new" or "seen or too old" goes out.
+//! A window over counters (RFC 4303 §3.4.3) is what one uses where only the sender has the key. Here all hosts have it: one that
+//! was stolen seals packets with counters far ahead in a host's name, and the window would take that host's own for old ones.
 
-/// How far a packet may lag behind the newest. Reordering on a LAN or WAN is tens of packets; 1,024 bits are 128 bytes.
-pub(crate) const WINDOW_PACKETS: u64 = 1024;
+use std::collections::{HashSet, VecDeque};
 
-const WORD_BITS: u64 = 64;
-const WORDS: usize = 16;
+/// Packets remembered: a minute or more of a busy host's, in less than a megabyte. What is older is old news, which the cores
+/// bear: answers are matched to numbers that were drawn for one question, claims and records are signed and ordered.
+pub(crate) const RECENT_PACKETS: usize = 32_768;
 
-/// A sliding bitmap over the newest [`WINDOW_PACKETS`] counters.
-#[derive(Clone)]
-pub(crate) struct ReplayWindow {
-    /// One above the newest counter seen; 0 before the first.
-    next: u64,
-    /// Bit `counter % WINDOW_PACKETS` tells whether `counter` was seen.
-    seen: [u64; WORDS],
+/// Half of a tag: 2^-64 that a packet is taken for another.
+type Tag = u64;
+
+/// The packets opened last.
+#[derive(Default)]
+pub(crate) struct Recent {
+    seen: HashSet<Tag>,
+    order: VecDeque<Tag>,
 }
 
-impl ReplayWindow {
-    pub(crate) fn new() -> ReplayWindow {
-        ReplayWindow { next: 0, seen: [0; WORDS] }
+impl Recent {
+    /// True if a packet that ends in these bytes is among the last opened.
+    pub(crate) fn holds(&self, packet: &[u8]) -> bool {
+        tag_of(packet).is_some_and(|tag| self.seen.contains(&tag))
     }
 
-    /// True if `counter` was neither seen nor left behind.
-    pub(crate) fn is_new(&self, counter: u64) -> bool {
-        if counter >= self.next {
-            return counter < u64::MAX;
-        }
-        let (word, bit) = place(counter);
-        self.next - counter <= WINDOW_PACKETS && self.seen[word] & bit == 0
-    }
-
-    /// Marks `counter`, which [`ReplayWindow::is_new`], as seen. Only for authenticated packets.
-    pub(crate) fn mark(&mut self, counter: u64) {
-        if counter >= self.next {
-            self.clear(counter);
-            self.next = counter.saturating_add(1);
-        }
-        let (word, bit) = place(counter);
-        self.seen[word] |= bit;
-    }
-
-    /// Forgets what slides out of the window when `counter` becomes the newest.
-    fn clear(&mut self, counter: u64) {
-        if counter - self.next >= WINDOW_PACKETS {
-            self.seen = [0; WORDS];
-            return;
-        }
-        for skipped in self.next..=counter {
-            let (word, bit) = place(skipped);
-            self.seen[word] &= !bit;
+    /// Remembers an authentic packet.
+    pub(crate) fn mark(&mut self, packet: &[u8]) {
+        let Some(tag) = tag_of(packet).filter(|tag| self.seen.insert(*tag)) else { return };
+        self.order.push_back(tag);
+        if self.order.len() > RECENT_PACKETS
+            && let Some(oldest) = self.order.pop_front()
+        {
+            self.seen.remove(&oldest);
         }
     }
 }
 
-fn place(counter: u64) -> (usize, u64) {
-    let at = counter % WINDOW_PACKETS;
-    let word = usize::try_from(at / WORD_BITS).unwrap_or(0);
-    (word, 1 << (at % WORD_BITS))
+fn tag_of(packet: &[u8]) -> Option<Tag> {
+    packet.last_chunk().map(|tag| u64::from_be_bytes(*tag))
 }
 
 #[cfg(test)]
 mod tests {
-    use std::collections::HashSet;
-
-    use proptest::prelude::*;
-
     use super::*;
 
-    fn accept(window: &mut ReplayWindow, counter: u64) -> bool {
-        let new = window.is_new(counter);
-        if new {
-            window.mark(counter);
-        }
-        new
+    fn packet(number: u64) -> Vec<u8> {
+        [&[7; 40][..], &number.to_be_bytes()].concat()
     }
 
     #[test]
-    fn a_counter_is_new_once_and_within_the_window() {
-        let mut window = ReplayWindow::new();
-        assert!(accept(&mut window, 5000));
-        assert!(!accept(&mut window, 5000));
-        assert!(accept(&mut window, 5001 - WINDOW_PACKETS));
-        assert!(!accept(&mut window, 5000 - WINDOW_PACKETS));
-        assert!(accept(&mut window, 4999));
-        assert!(!window.is_new(u64::MAX), "the last counter would leave no next one");
+    fn a_packet_is_known_again_until_so_many_others_came() {
+        let mut recent = Recent::default();
+        let count = RECENT_PACKETS as u64;
+        for number in 0..count {
+            assert!(!recent.holds(&packet(number)));
+            recent.mark(&packet(number));
+            recent.mark(&packet(number));
+        }
+        assert!((0..count).all(|number| recent.holds(&packet(number))));
+        recent.mark(&packet(count));
+        assert!(!recent.holds(&packet(0)) && recent.holds(&packet(1)) && recent.holds(&packet(count)));
+        assert_eq!((recent.seen.len(), recent.order.len()), (RECENT_PACKETS, RECENT_PACKETS), "no more is kept");
     }
 
-    proptest! {
-        #[test]
-        fn the_window_agrees_with_a_set_of_all_counters(steps in prop::collection::vec((any::<bool>(), 0u64..3000), 1..600)) {
-            let (mut window, mut seen, mut newest) = (ReplayWindow::new(), HashSet::new(), 0u64);
-            for (ahead, distance) in steps {
-                let counter = if ahead { newest + distance % 40 } else { newest.saturating_sub(distance) };
-                let expected = !seen.contains(&counter) && counter + WINDOW_PACKETS > newest;
-                prop_assert_eq!(accept(&mut window, counter), expected, "counter {} newest {}", counter, newest);
-                seen.insert(counter);
-                newest = newest.max(counter);
-            }
-        }
+    #[test]
+    fn what_is_too_short_for_a_tag_is_nothing() {
+        let mut recent = Recent::default();
+        recent.mark(&[1, 2, 3]);
+        assert!(!recent.holds(&[1, 2, 3]) && recent.seen.is_empty());
     }
 }

@@ -27,7 +27,8 @@ pub(crate) fn longest_claim() -> Claim {
         name: NodeName::parse(&"n".repeat(63)).unwrap(),
         address: longest_address(),
         incarnation: u64::MAX,
-        proof: vec![255; SIGNATURE_BYTES],
+        // Its own proof, and that of who sends it away.
+        proof: vec![255; 200],
         ..claim(255)
     }
 }
@@ -94,8 +95,8 @@ pub(crate) fn full_datagrams() -> Vec<Datagram> {
         Probe::Nack { number: u64::MAX },
         Probe::Gossip,
     ];
-    // 192 bytes each: five fill `claims_bytes_max`, about 1,000, of `swim`.
-    let claims = vec![longest_claim(); 5];
+    // About 330 bytes each: three fill `claims_bytes_max`, about 1,000, of `swim`.
+    let claims = vec![longest_claim(); 3];
     let swim = probes.into_iter().map(|probe| Datagram::Swim(SwimMessage { probe, claims: claims.clone() }));
     let newest = Version { epoch: u64::MAX, sequence: u64::MAX };
     let summary = OriginSummary { origin: NodeId([255; 16]), newest, hash: u64::MAX };

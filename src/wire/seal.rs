@@ -2,23 +2,27 @@
 //!
 //! Payloads come in and sealed packets go out ([`Sealer`]); packets come in and payloads with their sender go out
 //! ([`Opener`]). What a packet costs before it is authenticated is bounded: one key derivation for each key of the keyring,
-//! no memory. Keys change while packets flow: the counter and the replay windows go on over every change.
+//! no memory. Keys change while packets flow: the counter goes on over every change.
 //!
 //! ```text
 //! 0    1  version, 1
 //! 1   16  sender
-//! 17   8  epoch    big endian, counts the sender's starts
+//! 17   8  epoch    big endian, grows with the sender's starts
 //! 25   8  counter  big endian, counts its packets within the epoch
 //! 33      payload, encrypted by AES-256-GCM
 //!     16  tag; it also covers the header and the cluster's name
 //! ```
 //!
 //! The key is HKDF-SHA256(gossip key, "weft packet 1" ‖ sender ‖ epoch), the nonce is the counter: a key and nonce never
-//! come together twice as long as no epoch is used twice, which `store` sees to. There is one counter for an epoch, not one
+//! come together twice as long as no epoch is used twice, which `store` and `agent/own.rs` see to. There is one counter for an epoch, not one
 //! for each gossip key, so that going back to an earlier key cannot repeat a nonce either.
+//!
+//! All hosts hold the gossip key, so a packet proves that some host made it and no more: one who stole the key can seal in any
+//! sender's name, with any epoch and counter. So neither may make a receiver deaf to the sender itself. An epoch ends the ones
+//! before it only once the sender has signed it ([`Opener::prove`]); until then packets of both are opened. Counters are
+//! nonces and say nothing about what is old; what came before is known by its tag (`replay`).
 
 use std::collections::HashMap;
-use std::collections::hash_map::Entry;
 use std::fmt;
 use std::str::FromStr;
 
@@ -27,7 +31,7 @@ use aws_lc_rs::hkdf::{HKDF_SHA256, Prk, Salt};
 
 use super::keyring::Fingerprint;
 use super::packet::DATAGRAM_BYTES_MAX;
-use super::replay::ReplayWindow;
+use super::replay::Recent;
 use crate::model::NodeId;
 
 const VERSION: u8 = 1;
@@ -38,11 +42,14 @@ const INFO: &[u8] = b"weft packet 1";
 /// What sealing adds to a payload.
 pub const OVERHEAD_BYTES: usize = HEADER_BYTES + TAG_BYTES;
 
-/// Senders remembered at once, above the largest cluster planned for. One costs about 1 KiB, and only who holds the
-/// gossip key can cost it. Those least recently heard are forgotten first, and with them what they may not replay.
+/// Senders remembered at once, above the largest cluster planned for. One costs about 1 KiB, twice that while somebody uses
+/// other epochs in its name, and only who holds the gossip key can cost it. Those least recently heard are forgotten first.
 const SENDERS_MAX: usize = 16_384;
 /// How many are forgotten when the table is full, so that the search for them is paid rarely.
 const SENDERS_FORGOTTEN: usize = SENDERS_MAX / 16;
+/// Packet keys kept of one sender, each for one epoch: its own start, and the next or a lie. Of more, each packet derives its key
+/// anew.
+const KEYS_MAX: usize = 2;
 
 /// The secret that admits to the cluster's gossip.
 #[derive(Clone, PartialEq, Eq)]
@@ -92,10 +99,10 @@ pub enum OpenError {
     /// Made without the gossip key, for another cluster, or damaged.
     #[error("a packet that was not made with this cluster's gossip key")]
     Unauthenticated,
-    /// Seen before, or too far behind to tell.
-    #[error("a packet that came before or is too late")]
+    /// Among the packets opened last.
+    #[error("a packet that came before")]
     Replayed,
-    /// From before the sender's last known start.
+    /// From before the start that the sender last signed.
     #[error("a packet from an earlier start of its sender")]
     OldEpoch,
     /// It claims to be ours: our own, reflected, or another host with our identity.
@@ -171,11 +178,14 @@ impl Sealer {
     }
 }
 
+#[derive(Default)]
 struct Sender {
+    /// The start that it signed last; packets of earlier ones are refused.
+    proven: Option<u64>,
+    /// Of its last packet.
     epoch: u64,
-    /// The packet key of its last packet, with the gossip key that it was derived from; `None` once that is removed.
-    key: Option<Found>,
-    window: ReplayWindow,
+    /// Packet keys at hand, the last used first.
+    keys: Vec<(u64, Found)>,
     /// Value of `Opener::opened` when it was last heard.
     heard: u64,
 }
@@ -209,7 +219,8 @@ pub struct Opener {
     local: NodeId,
     keyring: Vec<(Fingerprint, Derivation)>,
     senders: HashMap<NodeId, Sender>,
-    /// Packets opened so far: the clock of who was heard last.
+    recent: Recent,
+    /// Packets opened and epochs proven so far: the clock of who was heard last.
     opened: u64,
     /// Those of them that were not sealed with the primary key.
     opened_by_older: u64,
@@ -228,6 +239,7 @@ impl Opener {
             local,
             keyring: Vec::new(),
             senders: HashMap::new(),
+            recent: Recent::default(),
             opened: 0,
             opened_by_older: 0,
         };
@@ -235,12 +247,12 @@ impl Opener {
         opener
     }
 
-    /// Opens with these keys from now on, the primary first. What senders may not replay stays; what only a removed key
-    /// opened is opened no more.
+    /// Opens with these keys from now on, the primary first. What came before is still known; what only a removed key opened
+    /// is opened no more.
     pub fn set_keyring(&mut self, keyring: &[GossipKey]) {
         self.keyring = keyring.iter().map(|key| (Fingerprint::of(key), Derivation::new(key))).collect();
         for sender in self.senders.values_mut() {
-            sender.key.take_if(|(of, _)| !self.keyring.iter().any(|(held, _)| held == of));
+            sender.keys.retain(|(_, (of, _))| self.keyring.iter().any(|(held, _)| held == of));
         }
     }
 
@@ -249,10 +261,9 @@ impl Opener {
         self.opened_by_older
     }
 
-    /// The sender and the payload of an authentic packet that was not seen before.
+    /// The sender and the payload of an authentic packet that is not among those opened last.
     ///
-    /// A sender that this opener has not heard starts at whatever epoch and counter its packet has: what was recorded
-    /// before this agent's start can be replayed once, until the sender is heard. The cores bear old messages.
+    /// What was recorded long ago, or before this agent's start, can be replayed: the cores bear old messages.
     pub fn open(&mut self, packet: &[u8]) -> Result<(NodeId, Vec<u8>), OpenError> {
         if packet.len() > DATAGRAM_BYTES_MAX {
             return Err(OpenError::Oversize(packet.len()));
@@ -261,25 +272,48 @@ impl Opener {
         if header.sender == self.local {
             return Err(OpenError::OwnId);
         }
-        let payload = match self.senders.get(&header.sender) {
-            Some(known) if header.epoch < known.epoch => return Err(OpenError::OldEpoch),
-            Some(known) if header.epoch == known.epoch => {
-                if !known.window.is_new(header.counter) {
-                    return Err(OpenError::Replayed);
-                }
-                let key = known.key.as_ref().ok_or(OpenError::Unauthenticated);
-                let opened = key.and_then(|(_, key)| self.decrypt(key, packet, &header));
-                // A sender whose key was rotated within its epoch is found by the keyring.
-                opened.map(|payload| (payload, None)).or_else(|_| self.search(packet, &header))?
-            }
-            _ => self.search(packet, &header)?,
+        let known = self.senders.get(&header.sender);
+        if known.and_then(|known| known.proven).is_some_and(|proven| header.epoch < proven) {
+            return Err(OpenError::OldEpoch);
+        }
+        if self.recent.holds(packet) {
+            return Err(OpenError::Replayed);
+        }
+        let at_hand = known.and_then(|known| known.keys.iter().find(|(epoch, _)| *epoch == header.epoch));
+        let opened = at_hand.and_then(|(_, (_, key))| self.decrypt(key, packet, &header).ok());
+        // A sender whose key was rotated within its epoch is found by the keyring.
+        let (payload, found) = match opened {
+            Some(payload) => (payload, None),
+            None => self.search(packet, &header)?,
         };
-        Ok((header.sender, self.admit(&header, payload)))
+        self.recent.mark(packet);
+        self.admit(&header, found);
+        Ok((header.sender, payload))
     }
 
-    /// The start that this sender's last packets were from.
+    /// The sender has signed that it is in its start `epoch`: packets of earlier ones are opened no more.
+    pub fn prove(&mut self, sender: NodeId, epoch: u64) {
+        if sender == self.local {
+            return;
+        }
+        self.make_room_for(sender);
+        self.opened += 1;
+        let heard = self.opened;
+        let known = self.senders.entry(sender).or_insert_with(|| Sender { heard, ..Sender::default() });
+        known.proven = known.proven.max(Some(epoch));
+        let proven = known.proven;
+        known.keys.retain(|(epoch, _)| proven.is_none_or(|proven| *epoch >= proven));
+    }
+
+    /// The start that this sender's last packet was from.
     pub fn epoch(&self, sender: NodeId) -> Option<u64> {
         self.senders.get(&sender).map(|known| known.epoch)
+    }
+
+    /// True if this sender's last packet was of a start that it has not signed, though it has signed one: it has just started
+    /// again, or somebody else speaks in its name.
+    pub fn is_in_doubt(&self, sender: NodeId) -> bool {
+        self.senders.get(&sender).is_some_and(|known| known.proven.is_some_and(|proven| known.epoch != proven))
     }
 
     fn search(&self, packet: &[u8], header: &PacketHeader) -> Result<(Vec<u8>, Option<Found>), OpenError> {
@@ -301,35 +335,28 @@ impl Opener {
         Ok(payload)
     }
 
-    /// Remembers an authentic packet. `key` is there if the sender is new, has started again, or changed its key.
-    fn admit(&mut self, header: &PacketHeader, (payload, key): (Vec<u8>, Option<Found>)) -> Vec<u8> {
+    /// Remembers whose packet it was. `found` is the packet key if none was at hand.
+    fn admit(&mut self, header: &PacketHeader, found: Option<Found>) {
         self.opened += 1;
-        let known = || self.senders.get(&header.sender).and_then(|known| known.key.as_ref());
-        let by = key.as_ref().or_else(known).map(|(of, _)| *of);
+        self.make_room_for(header.sender);
+        let known = self.senders.entry(header.sender).or_default();
+        known.heard = self.opened;
+        known.epoch = header.epoch;
+        if let Some(found) = found {
+            known.keys.retain(|(epoch, _)| *epoch != header.epoch);
+            known.keys.truncate(KEYS_MAX - 1);
+            known.keys.insert(0, (header.epoch, found));
+        } else if let Some(at) = known.keys.iter().position(|(epoch, _)| *epoch == header.epoch) {
+            known.keys[..=at].rotate_right(1);
+        }
+        let by = known.keys.first().map(|(_, (of, _))| *of);
         self.opened_by_older += u64::from(by != self.keyring.first().map(|(primary, _)| *primary));
-        if key.is_some() && !self.senders.contains_key(&header.sender) && self.senders.len() >= SENDERS_MAX {
+    }
+
+    fn make_room_for(&mut self, sender: NodeId) {
+        if self.senders.len() >= SENDERS_MAX && !self.senders.contains_key(&sender) {
             self.forget_unheard();
         }
-        match (self.senders.entry(header.sender), key) {
-            (Entry::Occupied(known), None) => {
-                let known = known.into_mut();
-                known.window.mark(header.counter);
-                known.heard = self.opened;
-            }
-            (Entry::Occupied(known), Some(key)) if known.get().epoch == header.epoch => {
-                let known = known.into_mut();
-                known.key = Some(key);
-                known.window.mark(header.counter);
-                known.heard = self.opened;
-            }
-            (entry, Some(key)) => {
-                let mut window = ReplayWindow::new();
-                window.mark(header.counter);
-                entry.insert_entry(Sender { epoch: header.epoch, key: Some(key), window, heard: self.opened });
-            }
-            (Entry::Vacant(_), None) => {}
-        }
-        payload
     }
 
     fn forget_unheard(&mut self) {
@@ -372,24 +399,63 @@ mod tests {
     }
 
     #[test]
-    fn packets_may_overtake_each_other_within_the_window_only() {
+    fn packets_may_overtake_each_other_and_each_counts_once() {
         let (mut sealer, mut opener) = (sealer(1), opener());
         let packets: Vec<_> = (0..1100).map(|_| sealer.seal(b"x").unwrap()).collect();
-        assert!(opener.open(&packets[1099]).is_ok());
-        assert!(opener.open(&packets[1098]).is_ok());
-        assert!(opener.open(&packets[76]).is_ok(), "1024 behind the next");
-        assert_eq!(opener.open(&packets[75]), Err(OpenError::Replayed));
+        for packet in packets.iter().rev() {
+            assert!(opener.open(packet).is_ok());
+        }
+        assert!(packets.iter().all(|packet| opener.open(packet) == Err(OpenError::Replayed)));
     }
 
     #[test]
-    fn a_new_epoch_ends_the_older_ones() {
+    fn a_new_epoch_ends_the_older_ones_once_its_sender_has_signed_it() {
         let (mut first, mut second, mut opener) = (sealer(1), sealer(2), opener());
         let late = first.seal(b"late").unwrap();
         assert!(opener.open(&first.seal(b"x").unwrap()).is_ok());
-        assert!(opener.open(&second.seal(b"y").unwrap()).is_ok());
+        assert!(opener.open(&second.seal(b"y").unwrap()).is_ok(), "it has started again, most likely");
+        assert!(opener.open(&first.seal(b"x").unwrap()).is_ok(), "but that may be a lie");
+        opener.prove(ALICE, 2);
         assert_eq!(opener.open(&late), Err(OpenError::OldEpoch));
         assert_eq!(opener.open(&first.seal(b"z").unwrap()), Err(OpenError::OldEpoch));
+        opener.prove(ALICE, 1);
+        assert_eq!(opener.open(&late), Err(OpenError::OldEpoch), "an old word takes nothing back");
         assert!(opener.open(&second.seal(b"y").unwrap()).is_ok());
+    }
+
+    #[test]
+    fn an_epoch_that_was_signed_before_any_packet_came_counts() {
+        let (mut first, mut second, mut opener) = (sealer(1), sealer(2), opener());
+        opener.prove(ALICE, 2);
+        assert_eq!(opener.open(&first.seal(b"x").unwrap()), Err(OpenError::OldEpoch));
+        assert!(opener.open(&second.seal(b"x").unwrap()).is_ok());
+        opener.prove(BOB, 9);
+        assert!(!opener.senders.contains_key(&BOB), "of itself it keeps nothing");
+    }
+
+    #[test]
+    fn who_stole_the_key_mutes_nobody_by_a_later_epoch_or_counter() {
+        for proven in [None, Some(3)] {
+            let (mut alice, mut opener) = (sealer(3), opener());
+            assert!(opener.open(&alice.seal(b"x").unwrap()).is_ok());
+            proven.into_iter().for_each(|epoch| opener.prove(ALICE, epoch));
+            for epoch in [u64::MAX, 4, 5, 6, u64::MAX - 1, 3] {
+                let mut thief = sealer(epoch);
+                for counter in [0, 1, 1 << 20, u64::MAX - 3] {
+                    thief.counter = counter;
+                    assert!(opener.open(&thief.seal(b"lie").unwrap()).is_ok());
+                    assert!(opener.open(&alice.seal(b"x").unwrap()).is_ok(), "epoch {epoch}, counter {counter}");
+                }
+            }
+            assert!(opener.senders[&ALICE].keys.len() <= KEYS_MAX);
+            let mut again = sealer(4);
+            assert!(opener.open(&again.seal(b"x").unwrap()).is_ok(), "she starts again");
+            assert_eq!(opener.is_in_doubt(ALICE), proven.is_some());
+            opener.prove(ALICE, 4);
+            assert!(!opener.is_in_doubt(ALICE));
+            assert!(opener.open(&again.seal(b"x").unwrap()).is_ok());
+            assert_eq!(opener.open(&alice.seal(b"x").unwrap()), Err(OpenError::OldEpoch));
+        }
     }
 
     #[test]
@@ -442,7 +508,7 @@ mod tests {
         let mut newer = sealer(1);
         newer.counter = 1;
         assert!(opener.open(&newer.seal(b"x").unwrap()).is_ok());
-        assert_eq!(opener.open(&first), Err(OpenError::Replayed), "the window outlives the key");
+        assert_eq!(opener.open(&first), Err(OpenError::Replayed), "what came is known whatever the key");
     }
 
     #[test]
@@ -490,6 +556,7 @@ mod tests {
         for keyring in [&[KEY, OLDER_KEY][..], &[OLDER_KEY, KEY], &[OLDER_KEY], &[OLDER_KEY, KEY]] {
             opener.set_keyring(keyring);
             assert_eq!(opener.open(&packet), Err(OpenError::Replayed));
+            opener.prove(ALICE, 7);
             assert_eq!(opener.open(&sealer(6).seal(b"x").unwrap()), Err(OpenError::OldEpoch));
         }
     }
@@ -532,6 +599,8 @@ mod tests {
         assert!(opener.senders.len() <= SENDERS_MAX);
         assert!(!opener.senders.contains_key(&derive(0)));
         assert!(opener.senders.contains_key(&derive(SENDERS_MAX - 1)));
+        (0..SENDERS_MAX * 2).for_each(|number| opener.prove(derive(number), 1));
+        assert!(opener.senders.len() <= SENDERS_MAX);
     }
 
     proptest! {

@@ -24,8 +24,8 @@ pub const MESSAGE_BYTES_MAX: usize = INPUT_BYTES_MAX;
 /// What whoever answers a pull should put in one message at most, counted in records' bytes: with the largest record on
 /// top it is still far below [`MESSAGE_BYTES_MAX`], and it is written in one go.
 pub const PULL_CHUNK_BYTES_MAX: usize = 256 * 1024;
-/// Claims in one message. At their longest (a signature and a 63-byte name) they take about 200 bytes each.
-pub const CLAIMS_MAX: usize = 4_096;
+/// Claims in one message. At their longest (the proofs of two hosts and a 63-byte name) they take about 330 bytes each.
+pub const CLAIMS_MAX: usize = 3_072;
 
 /// What the side that connected asks; one request a stream, but for [`StreamRequest::Sync`] in parts and what follows it
 /// about the keyring.

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use serde_json::Value;
 
 use crate::host::Host;
-use crate::{attack, attest, backend, grpc, keep_alive, keyring, load, parts, raw, websocket};
+use crate::{attack, attest, backend, grpc, insider, keep_alive, keyring, load, parts, raw, thief, websocket};
 
 /// Names the job; unset in an ordinary run of the tests.
 const JOB: &str = "WEFT_NETNS_JOB";
@@ -48,6 +48,8 @@ fn a_process_inside_a_namespace_does_its_job() {
         "closes" => attest::closes(&arguments),
         "liar" => attest::liar(&arguments),
         "stolen" => keyring::send(&arguments),
+        "thief" => thief::run(&arguments),
+        "insider" => insider::lie(&arguments),
         other => panic!("no job {other}"),
     }
 }

@@ -4,10 +4,15 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::time::Duration;
 
+use serde_json::{Value, json};
+
 use crate::fleet::Fleet;
+use crate::helper;
 use crate::host::Host;
+use crate::load::{Load, tally};
 use crate::parts;
-use crate::process::holds_for;
+use crate::process::{Process, clock_us, holds_for, wait_for};
+use crate::timeline::{ever, median, seconds, timeline};
 
 const WEB: &str = "[[service]]\nname = \"web\"\nport = 8081\nprotocol = \"http\"\n";
 const TROJAN: &str = "[[service]]\nname = \"trojan\"\nport = 8081\nprotocol = \"http\"\n";
@@ -83,6 +88,131 @@ fn a_host_with_the_stolen_gossip_key_but_another_ca() {
         }
         let instances = fleet["x"].instances("web")?;
         if instances.contains_key("a") { Err(format!("the intruder learned {instances:?}")) } else { Ok(()) }
+    });
+}
+
+/// How long the thief goes on.
+const THEFT: Duration = Duration::from_secs(30);
+
+/// A host's id as its own agent knows it.
+#[track_caller]
+pub(crate) fn id_of(host: &Host) -> String {
+    let (_, this) = host.api("/v1/agent/self").expect("/v1/agent/self");
+    let id = this["Config"]["NodeID"].as_str().unwrap_or_default().replace('-', "");
+    assert_eq!(id.len(), 32, "{this}");
+    id
+}
+
+/// How often, and how long each time, the viewers held `node` for suspect before they held it for alive again.
+fn suspicions(fleet: &Fleet, viewers: &[&str], node: &str, since_us: u64) -> Vec<u64> {
+    let mut times = Vec::new();
+    for viewer in viewers {
+        let mut since = None;
+        for seen in timeline(fleet, &[viewer], since_us).iter().filter(|seen| seen.node == node) {
+            match seen.state.as_str() {
+                "suspect" => since = since.or(Some(seen.at_us)),
+                _ => times.extend(since.take().map(|since| seen.at_us - since)),
+            }
+        }
+    }
+    times
+}
+
+#[test]
+fn who_has_the_gossip_key_alone_makes_nobody_alive_gone_or_mute() {
+    let hosts = ["a", "b", "c", "d", "e"];
+    let Some(fleet) = Fleet::raise(&["a", "b", "c", "d", "e", "x"]) else { return };
+    fleet["b"].service("web", WEB);
+    let _web = parts::nginx(&fleet["b"], "web", "127.0.0.1:8081", "b");
+    fleet.mesh(&hosts);
+    fleet["c"].sees_passing("web", &["b"]);
+    let key = fs::read_to_string(fleet["a"].data_dir().join("identity/gossip.key")).expect("the theft");
+    let orders = json!({
+        "key": key.trim(), "cluster": "proving", "address": fleet["x"].address(), "seconds": THEFT.as_secs(),
+        "hosts": hosts.map(|host| fleet[host].address()),
+        "victim": id_of(&fleet["b"]), "dead": id_of(&fleet["d"]),
+    });
+    // He listens as hosts come: so he knows what the victim, and the dead, said of themselves.
+    let log = fleet["x"].folder().join("thief.out");
+    let mut thief = Process::start("the thief", &mut helper::command(&fleet["x"], "thief", &orders), &log);
+    wait_for("the thief is talked to", Duration::from_secs(10), || {
+        let log = fleet["c"].agent_log_text();
+        if log.contains("node=nobody") { Ok(()) } else { Err(log) }
+    });
+    for host in ["b", "d"] {
+        fleet[host].stop_agent();
+        fleet[host].start_agent();
+    }
+    fleet["c"].sees_passing("web", &["b"]);
+    fleet["d"].kill_agent();
+    let viewers = ["a", "c", "e"];
+    for viewer in viewers {
+        wait_for("the dead host is known as such, whatever the thief says", Duration::from_secs(20), || {
+            let members = fleet[viewer].members()?;
+            if members.get("d").is_some_and(|state| state == "failed") { Ok(()) } else { Err(format!("{members:?}")) }
+        });
+    }
+    let since_us = clock_us();
+    let old_epochs = |host: &str| fleet[host].metric("weft_gossip_rejected_total", "old_epoch");
+    let before = viewers.map(old_epochs);
+    let load = Load::start(&fleet, "c", "web", 50);
+    holds_for("the thief goes on", Duration::from_secs(10), || {
+        for viewer in viewers {
+            let members = fleet[viewer].members()?;
+            let state = |name: &str| members.get(name).map(String::as_str);
+            let holds = matches!(state("b"), Some("alive" | "suspect")) && state("d") == Some("failed");
+            // Without a record that a certificate bears out he is no host that anybody is shown, or calls.
+            if !holds || members.contains_key("nobody") {
+                return Err(format!("{viewer}: {members:?}"));
+            }
+        }
+        Ok(())
+    });
+    let calls = load.stop();
+    let attacked_us = clock_us();
+    let failed: Vec<_> = calls.iter().filter(|call| call.outcome.is_err()).take(10).collect();
+    assert!(failed.is_empty() && calls.len() > 100, "of {} calls: {failed:#?}", calls.len());
+
+    let seen = timeline(&fleet, &viewers, since_us);
+    assert!(ever(&seen, &["failed", "left"]).is_empty(), "{:?}", ever(&seen, &["failed", "left"]));
+    assert!(!ever(&seen, &["alive"]).contains_key("d"), "the dead host was raised");
+    let mut times = suspicions(&fleet, &viewers, "b", since_us);
+    times.sort_unstable();
+    let time = |us: u64| seconds(0, us);
+    println!(
+        "{:.0} s of theft: {} suspicions on {} hosts, refuted within {:.3} s in the median, {:.3} s at most; {} calls, {:?}",
+        seconds(since_us, attacked_us),
+        times.len(),
+        viewers.len(),
+        time(median(times.clone())),
+        time(times.last().copied().unwrap_or(0)),
+        calls.len(),
+        tally(&calls),
+    );
+    // The victim is heard itself: none of its packets was taken for one of an older start.
+    assert_eq!(viewers.map(old_epochs), before, "the victim's own datagrams are refused");
+    for viewer in viewers {
+        let host = &fleet[viewer];
+        for reason in ["unsigned", "signature"] {
+            assert!(host.metric("weft_gossip_claims_refused_total", reason) > 0.0, "{viewer}: {reason}");
+        }
+        assert!(host.agent_log_text().contains("claims that this host makes"), "{viewer} names nobody");
+        let (_, services) = host.api("/v1/catalog/services").expect("services");
+        assert!(services.get("trojan").is_none(), "{services}");
+        assert_eq!(host.instances("web").expect("web").keys().collect::<Vec<_>>(), ["b"]);
+    }
+    thief.finish(THEFT + Duration::from_secs(20));
+    let printed = thief.printed();
+    let told = printed
+        .lines()
+        .find_map(|line| serde_json::from_str::<Value>(&line[line.find('{')?..]).ok())
+        .expect("his report");
+    println!("the thief: {told}");
+    assert!(told["refuted"].as_u64().is_some_and(|refuted| refuted > 3), "he was not answered: {told}");
+    wait_for("all is as before", Duration::from_secs(20), || {
+        let members = fleet["a"].members()?;
+        let alive = |name: &&str| members.get(*name).is_some_and(|state| state == "alive");
+        if ["a", "b", "c", "e"].iter().all(alive) { Ok(()) } else { Err(format!("{members:?}")) }
     });
 }
 

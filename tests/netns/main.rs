@@ -18,6 +18,7 @@ mod load;
 mod parts;
 mod process;
 mod raw;
+mod thief;
 mod timeline;
 
 // What must hold.
@@ -34,6 +35,7 @@ mod hostile_network;
 mod http_carrying;
 mod http_errors;
 mod http_failover;
+mod insider;
 mod intruder;
 mod ipv6;
 mod keyring;

@@ -17,14 +17,14 @@ use engine::weft::{Fleet, Setup};
 
 /// `count` hosts that are not started yet, with their membership alone. What they say of each other is kept.
 fn fleet(seed: u64, count: u32) -> Fleet {
-    let mut fleet = Fleet::new(seed, count, Setup::members_only());
+    let mut fleet = Fleet::new(seed, count, Setup::members_only().signed());
     fleet.watch();
     fleet
 }
 
 /// The same, started together and known to each other.
 fn joined(seed: u64, count: u32) -> Fleet {
-    let mut fleet = Fleet::joined(seed, count, Setup::members_only());
+    let mut fleet = Fleet::joined(seed, count, Setup::members_only().signed());
     fleet.watch();
     fleet
 }

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use crate::engine::State;
+use crate::engine::weft::{Fleet, Setup};
 use crate::joined;
 
 #[test]
@@ -81,5 +82,60 @@ fn a_host_that_lost_its_incarnation_gets_it_back() {
         fleet.start(2);
         fleet.run_until_all_see_all_alive(Duration::from_secs(10));
         assert!(fleet.swim(2).incarnation() > 1, "seed {seed}");
+    }
+}
+
+/// Host 3, started once more with the disk that it had so many starts ago.
+fn set_back(seed: u64, starts: usize, has_clock: bool) -> Fleet {
+    let mut fleet = Fleet::new(seed, 10, Setup::default());
+    (0..10).for_each(|host| fleet.machine(host).no_clock = !has_clock);
+    fleet.start_all();
+    fleet.run_until_all_see_all_alive(Duration::from_secs(30));
+    let mut disks = Vec::new();
+    for service in 0..4 {
+        fleet.register(3, service);
+        fleet.run_for(Duration::from_secs(40));
+        fleet.crash(3);
+        disks.push(fleet.machine(3).disk.clone());
+        fleet.run_for(Duration::from_secs(5));
+        fleet.start(3);
+    }
+    fleet.register(3, 8);
+    fleet.run_for(Duration::from_secs(40));
+    fleet.crash(3);
+    fleet.machine(3).disk = disks[disks.len() - starts].clone();
+    fleet.start(3);
+    fleet
+}
+
+#[test]
+fn a_host_whose_disk_was_set_back_meets_its_past_and_is_believed_again() {
+    for (seed, starts) in (0..12).map(|seed| (seed, 1 + usize::try_from(seed).unwrap() % 4)) {
+        let mut fleet = set_back(seed, starts, false);
+        fleet.register(3, 9);
+        let limit = Duration::from_secs(90);
+        let risen = fleet.run_until(limit, "it starts above its past", |fleet| {
+            fleet.world.core(3).is_some_and(|weft| weft.disk.epoch > 5)
+        });
+        let equal = fleet.run_until(limit, "all hold the same", |fleet| fleet.world.runs(3) && fleet.catalogs_equal());
+        println!("seed {seed}, back by {starts}: above its past after {risen:?}, all equal {equal:?} later");
+        let node = fleet.node(3);
+        for host in fleet.running() {
+            let revision = |service| fleet.world.core(host).and_then(|weft| weft.revision_of(node, service));
+            assert!(revision(9).is_some() && revision(8).is_none(), "seed {seed} host {host}");
+        }
+    }
+}
+
+#[test]
+fn where_its_clock_is_right_it_starts_above_its_past_and_is_believed_at_once() {
+    for (seed, starts) in (0..12).map(|seed| (seed, 1 + usize::try_from(seed).unwrap() % 4)) {
+        let mut fleet = set_back(seed, starts, true);
+        let life = fleet.world.host(3).life;
+        fleet.run_until_all_see_all_alive(Duration::from_secs(5));
+        fleet.run_until(Duration::from_secs(20), "all hold the same", Fleet::catalogs_equal);
+        fleet.run_for(Duration::from_secs(120));
+        assert!(fleet.catalogs_equal(), "seed {seed}");
+        assert_eq!(fleet.world.host(3).life, life, "seed {seed}: it never had to end");
     }
 }

@@ -167,8 +167,12 @@ impl Sample {
         }
     }
 
-    /// Rejections are one family by reason; the rest have a family each.
+    /// Rejections are one family by reason, and so are refused claims; the rest have a family each.
     fn gossip(&mut self, name: &str, value: u64) {
+        if let Some(reason) = name.strip_prefix("claims_refused_") {
+            let help = "Claims of membership that were not believed, by reason";
+            return self.counter("weft_gossip_claims_refused", help, &[("reason", reason)], value);
+        }
         match name.strip_prefix("rejected_") {
             Some(reason) => {
                 let help = "Datagrams on the gossip port that were thrown away, by reason";

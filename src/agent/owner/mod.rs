@@ -155,6 +155,8 @@ pub(super) struct Owner {
     /// Records refused of each peer in the current second.
     offences: HashMap<NodeId, u32>,
     offences_since: Instant,
+    /// Hosts that passed on false records, each named in the log once.
+    liars: HashSet<NodeId>,
     /// Hosts of which there are records but that membership does not know, and since when.
     strangers: HashMap<NodeId, Instant>,
     /// Nothing is announced any more.
@@ -189,7 +191,9 @@ impl Owner {
             joins: Vec::new(),
             out,
             // Grows over restarts as well: blocking queries compare indexes of before and after.
-            index: epoch << 24,
+            // Starts are a second apart at least, in which there are never a million directories; below 2^53 for a long time,
+            // which is all that some readers of JSON can count to.
+            index: epoch << 20,
             dirty: true,
             local_dirty: true,
             publish_at: started,
@@ -205,6 +209,7 @@ impl Owner {
             zones_changed: false,
             offences: HashMap::new(),
             offences_since: started,
+            liars: HashSet::new(),
             strangers: HashMap::new(),
             leaving: false,
             left: false,
@@ -242,10 +247,11 @@ impl Owner {
                 self.swim.sync_failed(now, to);
                 self.on_exchange(to, Err(&error));
             }
-            gossip::Event::SyncRequest { peer: _, claims, reply } => {
+            gossip::Event::SyncRequest { peer, claims, reply } => {
                 // The asker may be gone; its claims are worth having all the same.
                 let _ = reply.send(self.swim.snapshot());
                 self.swim.synced(now, claims);
+                self.catalog.tell_of(peer);
             }
             gossip::Event::PullRequest { peer: _, wants, reply } => {
                 let _ = reply.send(self.catalog.answer(&wants, PULL_CHUNK_BYTES_MAX));

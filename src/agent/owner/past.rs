@@ -1,9 +1,13 @@
-//! A host that meets its own past: others hold records of it from a later start than this one. Its disk was set back, or
-//! somebody cloned it.
+//! A host that meets its own past: others hold records of it from a later start than this one, or of this start that it has
+//! not written. Its disk was set back, or the memory of its machine, or somebody cloned it.
 //!
-//! Its packets are then sealed under keys that an earlier run has used, with nonces that repeat. So it raises the count
-//! of starts on disk and ends, to be started again with keys that were never used. Two clones would do that to each other
+//! Its packets are then sealed under keys that an earlier run has used, with nonces that repeat. So it raises the number
+//! of its start on disk and ends, to be started again with keys that were never used. Two clones would do that to each other
 //! for ever: after a few times in a row it stays, goes on with records above those it met, and says what is wrong.
+//!
+//! This is what is left to do where the clock could not keep the number from going back (`own::least_epoch`). How a host gets
+//! to see its past: whoever exchanges members with it tells it what is held of it (`Catalog::tell_of`); what is newer it
+//! pulls, and what stays different for a while it looks at (`catalog/repair.rs`).
 
 use std::time::Duration;
 
@@ -46,9 +50,11 @@ impl Owner {
         self.past.fatal
     }
 
-    /// Others hold records of this host that are newer than its own.
+    /// A record of this host that a peer holds: is it newer than its own, or one of this start that it has not written?
     pub(super) fn meet_own_past(&mut self, now: Now, record: &Record) {
-        if record.version() <= self.own.version() || self.past.fatal.is_some() {
+        let (version, own) = (record.version(), self.own.version());
+        let is_past = version > own || (version.epoch == own.epoch && self.catalog.is_unwritten(record));
+        if !is_past || self.past.fatal.is_some() {
             return;
         }
         if self.past.rises_here >= RISES_HERE_MAX {
@@ -63,8 +69,8 @@ impl Owner {
         if self.past.rises < RISES_MAX {
             error!(
                 version = %record.version(),
-                "other hosts hold records of this host from a later start: was its disk restored? the count of starts is \
-                 raised and the agent ends, so that its next start seals packets under keys that were never used"
+                "other hosts hold records of this host that it has not written: was its disk restored? the number of its \
+                 start is raised and the agent ends, so that its next start seals packets under keys that were never used"
             );
             self.past.rises += 1;
             self.out.store.raise_epoch(seen);

@@ -16,6 +16,8 @@ use crate::model::{NodeId, Now, Record, RecordId, RecordKind};
 const OFFENCES_MAX: u32 = 50;
 /// Records of a host that membership does not know are kept this long; it may yet be heard of.
 const STRANGER_LIFETIME: Duration = Duration::from_secs(3600);
+/// Tellers of false records that are named in the log; the rest is only counted.
+const LIARS_MAX: usize = 4_096;
 /// A pull that brought at most this many records is news to be spread; more is bulk repair, which spreads by digests.
 const NEWS_RECORDS_MAX: usize = 256;
 
@@ -50,7 +52,11 @@ impl Owner {
         if !done {
             self.pulled.insert(from, pull);
         }
-        self.take_records(now, held, relay);
+        for record in held {
+            if self.take_record(now, record, relay) == Taken::False {
+                self.name_liar(from);
+            }
+        }
         if done {
             self.catalog.pulled(now, from);
         }
@@ -71,6 +77,7 @@ impl Owner {
                 Screen::Take => {
                     if self.take_record(now, record, Relay::Delta(sender)) == Taken::False {
                         *self.offences.entry(sender).or_default() += 1;
+                        self.name_liar(sender);
                     }
                 }
                 Screen::Known | Screen::OverRate { news: false } => {}
@@ -80,6 +87,14 @@ impl Owner {
                     warn!(%origin, name, "this host changes its records faster than others take them; its newest come by repair");
                 }
             }
+        }
+    }
+
+    /// Honest hosts pass on what they have checked, so who passes on false records lies, or somebody does in its name.
+    fn name_liar(&mut self, teller: NodeId) {
+        if self.liars.len() < LIARS_MAX && self.liars.insert(teller) {
+            let name = self.facts.get(&teller).map(|facts| facts.name.to_string()).unwrap_or_default();
+            warn!(%teller, name, "records that this host passes on are not what they say: they are dropped");
         }
     }
 
@@ -137,8 +152,9 @@ impl Owner {
                 return Taken::Fairly;
             }
             // So does an older version, once judged: a host whose disk was set back meets its own future only if those who
-            // hold it from their stores alone may tell.
-            if self.catalog.is_confirmed(&record.id()) {
+            // hold it from their stores alone may tell. Other bytes of the same version are judged as well: such a host has
+            // used the version twice, and of the two all must keep the same.
+            if held.version() > record.version() && self.catalog.is_confirmed(&record.id()) {
                 return Taken::Fairly;
             }
         }

@@ -183,8 +183,9 @@ fn a_record_that_comes_between_rounds_does_not_wait_for_the_next_one() {
     let mut catalog = with_peers();
     catalog.merge(SECOND, service(node(0), version(1, 1), "web"), Relay::Eager);
     run(&mut catalog, SECOND, SECOND);
-    catalog.merge(SECOND + 12 * MS, service(node(0), version(1, 2), "db"), Relay::Eager);
-    let sent = run(&mut catalog, SECOND + 12 * MS, SECOND + 13 * MS);
+    let later = SECOND + Config::default().fresh_interval + 2 * MS;
+    catalog.merge(later, service(node(0), version(1, 2), "db"), Relay::Eager);
+    let sent = run(&mut catalog, later, later + MS);
     assert_eq!(told(&sent), (Config::default().fanout_own, 0));
 }
 

@@ -7,6 +7,7 @@ mod mending;
 mod merge;
 mod network;
 mod pace;
+mod past;
 mod restore;
 mod simulation;
 mod spreading;

@@ -101,6 +101,28 @@ fn a_host_that_was_away_pulls_what_is_new_and_confirms_the_rest() {
 }
 
 #[test]
+fn a_record_of_the_current_start_that_only_the_store_has_is_offered_once_all_else_is_equal() {
+    let node_record = node_record(node(1), version(2, 1), 99);
+    for (only_here, is_told) in [(version(2, 3), true), (version(3, 1), true), (version(1, 7), false)] {
+        let mut peer = catalog(node(2));
+        peer.merge(MS, node_record.clone(), Relay::Quiet);
+        let lost = service(node(1), only_here, "web");
+        for by_digest in [false, true] {
+            let mut catalog = restored(&[node_record.clone(), lost.clone()]);
+            catalog.merge(MS, node_record.clone(), Relay::Quiet);
+            assert_eq!(offers(&catalog).len(), 1);
+            let message = if by_digest {
+                CatalogMessage::Digest(digest(&mut peer))
+            } else {
+                CatalogMessage::Announce(peer.origins[&node(1)].summary(node(1)).into_iter().collect())
+            };
+            catalog.receive(SECOND, node(2), message);
+            assert_eq!(offers(&catalog).contains(&lost), is_told, "{only_here}");
+        }
+    }
+}
+
+#[test]
 fn what_the_mesh_has_voided_meanwhile_goes_when_the_floor_comes() {
     let mut catalog = restored(&[service(node(1), version(1, 1), "web")]);
     catalog.merge(MS, service(node(1), version(2, 1), "db"), Relay::Eager);

@@ -110,14 +110,50 @@ async fn replayed_packets_and_packets_of_an_older_start_are_counted_and_dropped(
     let recorder = raw(host.address).await;
     let (mut first, mut second) = (Sealer::new(&KEY, CLUSTER, PEER, 1), Sealer::new(&KEY, CLUSTER, PEER, 2));
     let old = sealed(&mut first, 1);
-    for packet in [&old, &old, &sealed(&mut second, 2), &old, &sealed(&mut second, 3)] {
+    for packet in [&old, &old, &sealed(&mut second, 2), &sealed(&mut first, 3), &old] {
         recorder.send(packet).await.unwrap();
     }
     for incarnation in 1..=3 {
-        assert_eq!(incarnation_heard(&mut host).await, incarnation);
+        assert_eq!(incarnation_heard(&mut host).await, incarnation, "that it started again may be a lie");
     }
-    assert_eq!(host.counters.rejected_replayed.get(), 1);
+    host.counted("rejected_replayed", 2).await;
+    let own = Claim { node: PEER, from: PEER, proof: vec![2], ..claim(4) };
+    let word = Datagram::Swim(SwimMessage { probe: Probe::Gossip, claims: vec![own] });
+    for packet in [&second.seal(&word.encode().unwrap()).unwrap(), &sealed(&mut first, 9), &sealed(&mut second, 5)] {
+        recorder.send(packet).await.unwrap();
+    }
+    for incarnation in 4..=5 {
+        assert_eq!(incarnation_heard(&mut host).await, incarnation, "it has signed its new start");
+    }
     assert_eq!(host.counters.rejected_old_epoch.get(), 1);
+}
+
+#[tokio::test]
+async fn a_claim_that_its_host_did_not_sign_reaches_no_owner() {
+    let ca = Ca::new();
+    let (mut alice, mut bob) = (ca.host().await, ca.host().await);
+    let forged = Claim { proof: b"forged".to_vec(), ..claim(7) };
+    let mut message = gossip(8);
+    message.claims.push(forged.clone());
+    alice.command(Command::Send { to: bob.address, node: None, datagram: Datagram::Swim(message) }).await;
+    match bob.event().await {
+        Event::Swim { message, .. } => assert_eq!(message, gossip(8)),
+        event => panic!("{event:?}"),
+    }
+    let theirs = vec![forged.clone(), claim(2)];
+    alice.command(Command::Sync { to: bob.address, expect: None, claims: theirs }).await;
+    match bob.event().await {
+        Event::SyncRequest { peer, claims, reply } => {
+            assert_eq!((peer, claims), (alice.node, vec![claim(2)]));
+            reply.send(vec![claim(3), forged]).unwrap();
+        }
+        event => panic!("{event:?}"),
+    }
+    match alice.event().await {
+        Event::Synced { claims, .. } => assert_eq!(claims, vec![claim(3)]),
+        event => panic!("{event:?}"),
+    }
+    assert_eq!((alice.counters.claims_refused_signature.get(), bob.counters.claims_refused_signature.get()), (1, 2));
 }
 
 #[tokio::test]

@@ -1,9 +1,10 @@
 //! The owner with a real store and real keys, and channels in place of the drivers. `life` is a service from registration
-//! to withdrawal, `registering` what is taken, refused and kept, `operating` joins, reloads and a disk that was set back,
+//! to withdrawal, `registering` what is taken, refused and kept, `operating` joins and reloads, `past` a disk that was set back,
 //! `poison` records that it must not die of twice, and hosts and services gone mad.
 
 mod life;
 mod operating;
+mod past;
 mod poison;
 mod registering;
 
@@ -59,7 +60,7 @@ impl Bench {
     fn start_with(dir: &Path, files: Files) -> Bench {
         let Opened { store, records, .. } = Store::open(dir, Duration::from_secs(10)).unwrap();
         let identity = Arc::new(Identity::load(dir).unwrap());
-        let epoch = store.next_epoch().unwrap();
+        let epoch = store.next_epoch(0).unwrap();
         let stored = kept::read(store.registrations().unwrap(), read_service, read_check);
         let rises = store.rises().unwrap();
         let facts = NodeFacts {

@@ -1,9 +1,9 @@
-//! What operators do, and what a disk that was set back does.
+//! What operators do.
 
 use std::net::SocketAddr;
 
 use super::*;
-use crate::model::{Claim, Header, Record, RecordKind, Version};
+use crate::model::Claim;
 
 fn address(last: u8) -> SocketAddr {
     SocketAddr::from(([10, 0, 0, last], 7946))
@@ -118,75 +118,4 @@ async fn a_reload_that_cannot_be_made_is_refused_with_every_reason_and_changes_n
     };
     assert!(why.contains("\"c\"") && why.contains("service large"), "{why}");
     assert_eq!(bench.local(), before);
-}
-
-/// A record of this host from a later start, as a peer holds it.
-fn from_the_future(bench: &Bench, epoch: u64) -> Record {
-    let header = Header {
-        origin: bench.owner.local,
-        version: Version { epoch, sequence: 1 },
-        kind: RecordKind::SERVICE,
-        format: 1,
-        tombstone: true,
-        key: Bytes::from_static(b"web"),
-    };
-    Record::sign(&header, b"", |bytes| bench.owner.identity.record_key.sign(bytes)).unwrap()
-}
-
-fn meet(bench: &mut Bench, record: Record) {
-    let now = bench.owner.now();
-    bench.owner.take_record(now, record, Relay::Eager);
-}
-
-#[tokio::test]
-async fn a_host_whose_disk_was_set_back_ends_and_starts_above_its_past() {
-    let dir = enrolled();
-    let mut bench = Bench::start(dir.path(), Vec::new());
-    let forged = {
-        let mut bytes = from_the_future(&bench, 70).encoded().to_vec();
-        let last = bytes.len() - 1;
-        bytes[last] ^= 1;
-        Record::decode(bytes.into()).unwrap()
-    };
-    meet(&mut bench, forged);
-    assert_eq!(bench.owner.must_end(), None, "anybody can send that");
-    let record = from_the_future(&bench, 70);
-    meet(&mut bench, record);
-    assert_eq!(bench.owner.must_end(), Some(70));
-    bench.stop();
-    let bench = Bench::start(dir.path(), Vec::new());
-    assert_eq!((bench.owner.own.version().epoch, bench.owner.must_end()), (71, None));
-}
-
-#[tokio::test]
-async fn a_host_that_has_a_twin_does_not_end_for_ever() {
-    let dir = enrolled();
-    for round in 1..=4 {
-        let mut bench = Bench::start(dir.path(), Vec::new());
-        let record = from_the_future(&bench, 100 * round);
-        meet(&mut bench, record);
-        assert!(bench.owner.must_end().is_some());
-        bench.stop();
-    }
-    let mut bench = Bench::start(dir.path(), vec![service("web", &[])]);
-    let record = from_the_future(&bench, 1000);
-    meet(&mut bench, record);
-    assert_eq!((bench.owner.must_end(), bench.owner.own.version().epoch), (None, 1001));
-    bench.turn();
-    assert_eq!(bench.is_tombstone("web"), Some(false), "it speaks above its twin");
-}
-
-#[tokio::test(start_paused = true)]
-async fn an_hour_without_a_meeting_is_forgiven() {
-    let dir = enrolled();
-    let mut bench = Bench::start(dir.path(), Vec::new());
-    let record = from_the_future(&bench, 70);
-    meet(&mut bench, record);
-    bench.stop();
-    let mut bench = Bench::start(dir.path(), Vec::new());
-    tokio::time::advance(Duration::from_secs(3601)).await;
-    bench.turn();
-    bench.stop();
-    let store = Store::open(dir.path(), Duration::from_secs(10)).unwrap().store;
-    assert_eq!(store.rises().unwrap(), 0);
 }

@@ -6,32 +6,32 @@ use crate::agent::own::OwnLog;
 use crate::model::{Record, Version};
 
 /// Another host of the cluster, with its log.
-struct Other {
-    identity: Identity,
+pub(super) struct Other {
+    pub(super) identity: Identity,
     log: OwnLog,
     _dir: TempDir,
 }
 
 impl Other {
-    fn new() -> Other {
+    pub(super) fn new() -> Other {
         let dir = enrolled();
         let identity = Identity::load(dir.path()).unwrap();
         Other { log: OwnLog::new(identity.node, 1), identity, _dir: dir }
     }
 
-    fn record(&mut self, service_id: &str) -> Record {
+    pub(super) fn record(&mut self, service_id: &str) -> Record {
         self.log.service(&self.identity.record_key, &service(service_id, &[]).instance).unwrap()
     }
 }
 
 impl Bench {
     /// Trusts the other host, as its node record would make it.
-    fn meet(&mut self, other: &Other) {
+    pub(super) fn meet(&mut self, other: &Other) {
         let peer = PeerIdentity::from_der(&other.identity.certificates[0]).unwrap();
         self.owner.gate.prove(Arc::new(peer));
     }
 
-    fn hear(&mut self, other: &Other, records: &[Record]) {
+    pub(super) fn hear(&mut self, other: &Other, records: &[Record]) {
         let message = CatalogMessage::Delta(records.to_vec());
         self.owner.on_gossip(gossip::Event::Catalog { sender: other.identity.node, message });
     }

@@ -89,7 +89,8 @@ impl Checker {
                     return Some(format!("host {viewer} of host {origin}: {what}"));
                 }
             }
-            let (ours, theirs) = (current(fleet, first), current(fleet, weft));
+            let both = [first, weft];
+            let (ours, theirs) = (current(fleet, first, both), current(fleet, weft, both));
             if ours != theirs {
                 let missing = |these: &[&Record], those: &[&Record]| {
                     these.iter().find(|record| !those.contains(record)).map(|record| format!("{record:?}"))
@@ -103,11 +104,13 @@ impl Checker {
 }
 
 /// What is held of hosts as they are installed now, and what others have confirmed: what the stores of restarted hosts alone
-/// speak for is shown there and offered to nobody.
-fn current<'a>(fleet: &Fleet, weft: &'a Weft) -> Vec<&'a Record> {
+/// speak for is shown there and offered to nobody. Only of hosts that are members to both: what is held of others is let go
+/// after an hour, and while who has let go of a host takes nothing of it, who never knew it may have heard of its records.
+fn current<'a>(fleet: &Fleet, weft: &'a Weft, both: [&Weft; 2]) -> Vec<&'a Record> {
+    let is_member = |of: &Weft, node: NodeId| node == of.node || of.swim.whereabouts(node).is_some();
     let is_current = |record: &&Record| {
         let (host, generation) = host_of(record.origin());
-        fleet.world.host(host).generation == generation
+        fleet.world.host(host).generation == generation && both.iter().all(|of| is_member(of, record.origin()))
     };
     weft.confirmed().filter(is_current).collect()
 }

@@ -1,6 +1,7 @@
 //! The weather: which faults a storm has, when they come and end, and what people do meanwhile. All of it is drawn from the
 //! world's generator.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use rand::RngExt;
@@ -16,6 +17,9 @@ const SERVICES: u32 = 4;
 const SEEDS_MAX: u32 = 2;
 /// A disk may be set back to one of so many earlier states.
 const BACKUPS_MAX: usize = 8;
+
+/// In one storm of so many the hosts have clocks.
+const CLOCKS_EVERY: u64 = 8;
 
 /// Kinds of faults. Each storm has some of them, so that rare combinations get their time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -71,6 +75,8 @@ pub(super) struct Weather {
     /// What is to happen to a host, by time.
     restarts: Vec<(Now, u32)>,
     backups: Vec<(u32, Disk)>,
+    /// Hosts whose disks were set back.
+    pub(super) set_back: BTreeSet<u32>,
     cut_until: Option<Now>,
     pub(super) log: Vec<String>,
     aloud: bool,
@@ -85,9 +91,19 @@ impl Weather {
             fleet.world.host_mut(host).drift_ppm = drift;
             let seeds = fleet.world.rng.random_range(1..=SEEDS_MAX);
             fleet.machine(host).seeds = (0..seeds).collect();
+            // Where clocks are right a disk that was set back harms little; the others are the ones to look at.
+            fleet.machine(host).no_clock = fleet.world.seed % CLOCKS_EVERY != 7;
         }
         let aloud = std::env::var_os("WEFT_SIM_SEED").is_some();
-        Weather { faults, restarts: Vec::new(), backups: Vec::new(), cut_until: None, log: Vec::new(), aloud }
+        Weather {
+            faults,
+            restarts: Vec::new(),
+            backups: Vec::new(),
+            set_back: BTreeSet::new(),
+            cut_until: None,
+            log: Vec::new(),
+            aloud,
+        }
     }
 
     pub(super) fn note(&mut self, fleet: &Fleet, what: &str) {
@@ -253,6 +269,7 @@ impl Weather {
             Disks::Backup => {
                 if let Some((_, backup)) = self.backups.iter().find(|(of, _)| *of == host) {
                     fleet.machine(host).disk = backup.clone();
+                    self.set_back.insert(host);
                 }
             }
             Disks::Reimaged => {

@@ -171,6 +171,9 @@ impl Storm {
 
     fn step(&mut self) -> Result<(), Failure> {
         self.fleet.run_for(STEP);
+        if let Some(host) = self.fleet.met_past.difference(&self.weather.set_back).next() {
+            return Err(self.fail(format!("host {host} met a past that it does not have")));
+        }
         match self.checker.unsafe_now(&self.fleet) {
             None => Ok(()),
             Some(what) => Err(self.fail(what)),

@@ -1,6 +1,6 @@
 //! A fleet of Weft hosts: machines with disks and seeds, processes that start from them, and the questions that scenarios ask.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use rand::RngExt;
@@ -11,10 +11,14 @@ use super::super::driven::{End, Now, State};
 use super::super::network::Network;
 use super::super::observe::Sighting;
 use super::super::world::World;
+use super::proofs;
 use super::{Content, Disk, Packet, Setup, Weft, address_of, name_of, node_of};
 
 /// systemd starts an agent again after so long.
 const RESTART_AFTER: Duration = Duration::from_secs(2);
+
+/// What clocks show when a run begins, in seconds. It counts for the size of what carries the numbers of starts.
+const CLOCK_AT_START: u64 = 1_795_474_800;
 
 /// What outlives the processes.
 #[derive(Debug, Clone, Default)]
@@ -23,6 +27,8 @@ pub(crate) struct Machine {
     pub(crate) seeds: Vec<u32>,
     /// Its own set-up, if it is not the fleet's.
     pub(crate) setup: Option<Setup>,
+    /// Its clock stands still, and its starts are only counted.
+    pub(crate) no_clock: bool,
     /// The process said goodbye and ended.
     pub(crate) left: bool,
 }
@@ -34,6 +40,8 @@ pub(crate) struct Fleet {
     /// Processes that are to be started again, by time.
     restarts: BTreeMap<(Now, u32), ()>,
     revisions: u64,
+    /// Hosts that ended because they met their own past.
+    pub(crate) met_past: BTreeSet<u32>,
 }
 
 impl Fleet {
@@ -46,6 +54,7 @@ impl Fleet {
             setup,
             restarts: BTreeMap::new(),
             revisions: 0,
+            met_past: BTreeSet::new(),
         }
     }
 
@@ -73,7 +82,7 @@ impl Fleet {
     /// What the host says of itself, in that state.
     pub(crate) fn claim(&self, host: u32, state: MemberState) -> Claim {
         let node = self.node(host);
-        Claim {
+        let mut claim = Claim {
             node,
             name: name_of(host),
             address: address_of(host),
@@ -81,7 +90,11 @@ impl Fleet {
             state,
             from: node,
             proof: Vec::new(),
+        };
+        if self.setup.signed {
+            claim.proof = proofs::prove(&claim);
         }
+        claim
     }
 
     pub(crate) fn count(&self) -> u32 {
@@ -112,13 +125,16 @@ impl Fleet {
 
     /// A process starts from what the machine's disk holds.
     pub(crate) fn start(&mut self, host: u32) {
+        // The process before may have ended in this very moment: its disk is the machine's.
+        self.take_ended();
         let rng = self.world.draw_rng();
         let machine = &mut self.machines[host as usize];
         machine.left = false;
         let setup = machine.setup.clone().unwrap_or_else(|| self.setup.clone());
         let disk = std::mem::take(&mut machine.disk);
         let generation = self.world.host(host).generation;
-        let weft = Weft::start(host, generation, setup, disk, &machine.seeds, rng);
+        let clock = (!machine.no_clock).then(|| CLOCK_AT_START + self.world.now().as_secs());
+        let weft = Weft::start(host, generation, setup, disk, &machine.seeds, clock, rng);
         self.world.boot(host, weft);
     }
 
@@ -167,7 +183,9 @@ impl Fleet {
     /// A datagram with claims, out of nowhere, but with a valid seal.
     pub(crate) fn inject(&mut self, to: u32, sender: u32, claims: Vec<Claim>) {
         let content = Content::Swim(SwimMessage { probe: Probe::Gossip, claims });
-        let packet = Packet { sender: self.node(sender), content };
+        let node = self.node(sender);
+        let wrapped = self.world.act(sender, |weft, _| weft.wrap(content.clone()));
+        let packet = wrapped.unwrap_or(Packet { sender: node, epoch: 1, counter: 1, first: true, content });
         self.world.inject(to, sender, packet);
     }
 
@@ -179,15 +197,20 @@ impl Fleet {
         loop {
             let restart = self.restarts.first_key_value().map(|((at, _), ())| *at);
             let until = restart.map_or(end, |at| at.min(end));
-            if self.world.run_to(until) {
-                if until >= end && restart.is_none_or(|at| at > end) {
-                    return;
-                }
-                if let Some(((_, host), ())) = self.restarts.pop_first() {
-                    self.start(host);
-                }
+            if !self.world.run_to(until) {
+                self.take_ended();
+                continue;
             }
-            self.take_ended();
+            match self.restarts.first_entry().filter(|first| first.key().0 <= until) {
+                Some(first) => {
+                    let ((_, host), ()) = first.remove_entry();
+                    // Somebody may have started it meanwhile.
+                    if !self.world.runs(host) {
+                        self.start(host);
+                    }
+                }
+                None => return,
+            }
         }
     }
 
@@ -197,6 +220,7 @@ impl Fleet {
             match end {
                 End::Left => self.machines[host as usize].left = true,
                 End::OwnPast => {
+                    self.met_past.insert(host);
                     self.restarts.insert((self.world.now() + RESTART_AFTER, host), ());
                 }
             }

@@ -1,5 +1,5 @@
 //! Weft in the simulator: `swim` and `catalog`, driven as `src/agent/owner` and `src/gossip` drive them. A cheap check stands in
-//! for signatures, and sizes are computed instead of encoded (`bytes`); everything else is the real code.
+//! for signatures (`proofs` for claims), and sizes are computed instead of encoded (`bytes`); everything else is the real code.
 //!
 //! This file is the owner's part: inputs to the cores, and what the cores put out. `records` admits and merges what others
 //! say, `own` is what this host says, `fleet` has the machines with their disks and starts processes on them.
@@ -7,10 +7,12 @@
 pub(crate) mod bytes;
 pub(crate) mod fleet;
 pub(crate) mod own;
+pub(crate) mod proofs;
 mod records;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::Arc;
 use std::time::Duration;
 
 use rand::{RngExt, SeedableRng};
@@ -23,7 +25,7 @@ use super::driven::{Core, Effect, End, Kind, Now, State};
 
 pub(crate) use fleet::Fleet;
 use own::{Floor, Service};
-use records::Pulled;
+use records::{Pulled, Window};
 
 /// The gossip port of every host.
 const PORT: u16 = 7946;
@@ -33,6 +35,9 @@ const PULL_CHUNK_BYTES: usize = 256 * 1024;
 const EFFECTS_KEPT: usize = 32;
 /// Members and strangers are looked at together with others that change within this time.
 const SAVE_INTERVAL: Duration = Duration::from_secs(1);
+
+/// `Config::claims_bytes_max` where proofs are left out: a claim of usual length takes 62 bytes then, and 166 with its proof.
+const UNSIGNED_CLAIMS_BYTES: usize = 373;
 
 /// How a fleet's hosts are set up.
 #[derive(Debug, Clone)]
@@ -44,15 +49,19 @@ pub(crate) struct Setup {
     pub(crate) node_bytes: Option<usize>,
     /// Bytes of a service's record's body, 16 at least.
     pub(crate) service_bytes: usize,
+    /// Claims carry proofs, which are checked.
+    pub(crate) signed: bool,
 }
 
 impl Default for Setup {
     fn default() -> Setup {
         Setup {
-            swim: swim::Config::default(),
+            // As many claims to a datagram as with their proofs.
+            swim: swim::Config { claims_bytes_max: UNSIGNED_CLAIMS_BYTES, ..swim::Config::default() },
             catalog: Some(catalog::Config::default()),
             node_bytes: Some(700),
             service_bytes: 200,
+            signed: false,
         }
     }
 }
@@ -61,6 +70,11 @@ impl Setup {
     /// Without a catalog.
     pub(crate) fn members_only() -> Setup {
         Setup { catalog: None, node_bytes: None, ..Setup::default() }
+    }
+
+    /// The same, with proofs.
+    pub(crate) fn signed(self) -> Setup {
+        Setup { swim: swim::Config::default(), signed: true, ..self }
     }
 }
 
@@ -125,10 +139,14 @@ fn state_of(state: MemberState) -> State {
     }
 }
 
-/// One datagram. The seal proves the sender.
+/// One datagram. The seal proves the sender, and has its start and the count of its packets.
 #[derive(Debug, Clone)]
 pub(crate) struct Packet {
     pub(crate) sender: NodeId,
+    pub(crate) epoch: u64,
+    pub(crate) counter: u64,
+    /// Of a machine's first start.
+    pub(crate) first: bool,
     pub(crate) content: Content,
 }
 
@@ -180,6 +198,9 @@ pub(crate) struct Weft {
     pub(crate) swim: Swim,
     pub(crate) catalog: Option<Catalog>,
     pub(crate) disk: Disk,
+    /// The start that its packets are sealed for.
+    epoch: u64,
+    first: bool,
     version: Version,
     /// Of the last input.
     now: Now,
@@ -198,26 +219,36 @@ pub(crate) struct Weft {
     calls: BTreeMap<u64, Call>,
     tokens: u64,
     effects: VecDeque<Effect<Packet, Stream>>,
+    /// Of its packets in this start.
+    counter: u64,
+    windows: HashMap<NodeId, Window>,
     /// Hosts that were let go.
     pub(crate) forgets: u64,
     /// Records that were not what they said.
     pub(crate) refused: u64,
+    /// Claims that their host did not sign.
+    pub(crate) claims_refused: usize,
 }
 
 impl Weft {
-    /// The process as it starts from its disk.
+    /// The process as it starts from its disk, with the clock's seconds if it has a clock.
     pub(crate) fn start(
         host: u32,
         generation: u32,
         setup: Setup,
         mut disk: Disk,
         seeds: &[u32],
+        clock: Option<u64>,
         mut rng: ChaCha8Rng,
     ) -> Weft {
-        disk.epoch += 1;
+        let first = disk.epoch == 0;
+        disk.epoch = (disk.epoch + 1).max(clock.unwrap_or(0));
         let node = node_of(host, generation);
         let swim_rng = ChaCha8Rng::seed_from_u64(rng.random());
         let mut swim = Swim::new(setup.swim.clone(), node, name_of(host), address_of(host), disk.incarnation, swim_rng);
+        if setup.signed {
+            swim.sign_with(Arc::new(proofs::prove));
+        }
         swim.restore(Now::ZERO, std::mem::take(&mut disk.members));
         swim.set_seeds(seeds.iter().filter(|seed| **seed != host).map(|seed| address_of(*seed)).collect());
         let catalog = setup.catalog.clone().map(|config| Catalog::new(config, node, rng));
@@ -226,6 +257,8 @@ impl Weft {
             node,
             swim,
             catalog,
+            epoch: disk.epoch,
+            first,
             version: Version { epoch: disk.epoch, sequence: 0 },
             disk,
             now: Now::ZERO,
@@ -242,8 +275,11 @@ impl Weft {
             calls: BTreeMap::new(),
             tokens: 0,
             effects: VecDeque::new(),
+            counter: 0,
+            windows: HashMap::new(),
             forgets: 0,
             refused: 0,
+            claims_refused: 0,
         };
         weft.restore_records();
         weft.introduce();
@@ -259,8 +295,9 @@ impl Weft {
         disk
     }
 
-    pub(crate) fn wrap(&self, message: SwimMessage) -> Packet {
-        Packet { sender: self.node, content: Content::Swim(message) }
+    pub(crate) fn wrap(&mut self, content: Content) -> Packet {
+        self.counter += 1;
+        Packet { sender: self.node, epoch: self.epoch, counter: self.counter, first: self.first, content }
     }
 
     /// An operator says that a failed host will not come back.
@@ -268,6 +305,16 @@ impl Weft {
         let result = self.swim.force_leave(now, node, false);
         self.settle(now);
         result
+    }
+
+    /// What the gossip driver lets through.
+    fn proven(&mut self, mut claims: Vec<Claim>) -> Vec<Claim> {
+        if self.setup.signed {
+            let before = claims.len();
+            claims.retain(|claim| claim.state == MemberState::Unknown || proofs::is_proven(claim));
+            self.claims_refused += before - claims.len();
+        }
+        claims
     }
 
     fn token(&mut self, call: Call) -> u64 {
@@ -297,7 +344,7 @@ impl Weft {
         while let Some(output) = self.swim.poll_output() {
             match output {
                 swim::Output::Send { to, message, .. } => {
-                    let message = self.wrap(message);
+                    let message = self.wrap(Content::Swim(message));
                     self.effects.push_back(Effect::Send { to: host_at(to), message });
                 }
                 swim::Output::Sync { to, node } => {
@@ -338,7 +385,7 @@ impl Weft {
             match output {
                 catalog::Output::Send { to, message } => {
                     if let Some(address) = self.swim.whereabouts(to).map(|(_, address)| address) {
-                        let message = Packet { sender: self.node, content: Content::Catalog(message) };
+                        let message = self.wrap(Content::Catalog(message));
                         self.effects.push_back(Effect::Send { to: host_at(address), message });
                     }
                 }
@@ -375,8 +422,14 @@ impl Core for Weft {
     type Stream = Stream;
 
     fn receive(&mut self, now: Now, from: u32, message: Packet) {
+        if !self.opens(&message) {
+            return;
+        }
         match message.content {
-            Content::Swim(swim) => self.swim.receive(now, message.sender, address_of(from), swim),
+            Content::Swim(swim) => {
+                let swim = SwimMessage { claims: self.proven(swim.claims), ..swim };
+                self.swim.receive(now, message.sender, address_of(from), swim);
+            }
             Content::Catalog(CatalogMessage::Delta(records)) => self.take_deltas(now, message.sender, records),
             Content::Catalog(content) => self.with_catalog(|catalog| catalog.receive(now, message.sender, content)),
         }
@@ -390,7 +443,9 @@ impl Core for Weft {
                     return None;
                 }
                 let reply = Stream::Synced { peer: self.node, claims: self.swim.snapshot() };
+                let claims = self.proven(claims);
                 self.swim.synced(now, claims);
+                self.with_catalog(|catalog| catalog.tell_of(peer));
                 Some(reply)
             }
             Stream::Pull { expect, wants } if expect == self.node => {
@@ -410,6 +465,7 @@ impl Core for Weft {
         let Some(call) = self.calls.remove(&token) else { return };
         match (call, reply) {
             (Call::Sync { .. }, Some(Stream::Synced { peer, claims })) => {
+                let claims = self.proven(claims);
                 self.swim.synced(now, claims);
                 self.after_swim(now);
                 self.with_catalog(|catalog| catalog.start_sync(now, peer));

@@ -9,7 +9,7 @@ use weft::model::{Header, Record, RecordKind, Version};
 
 use super::super::driven::{Effect, End, Now};
 use super::Weft;
-use super::records::{SIGNATURE, item_of, service_key};
+use super::records::{item_of, service_key, sign};
 
 /// Between what a host publishes anew and the floor that voids what it said before.
 const FLOOR_DELAY: Duration = Duration::from_secs(10);
@@ -169,6 +169,6 @@ impl Weft {
         self.version.sequence += 1;
         let header =
             Header { origin: self.node, version: self.version, kind, format: 1, tombstone: body.is_none(), key };
-        Record::sign(&header, body.unwrap_or_default(), |_| SIGNATURE).expect("simulated records are small")
+        Record::sign(&header, body.unwrap_or_default(), sign).expect("simulated records are small")
     }
 }

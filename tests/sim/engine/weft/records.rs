@@ -1,6 +1,6 @@
 //! Records as they come, as in the agent's `owner/records.rs` and `admit.rs`: judged, merged, told on, let go.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::time::Duration;
 
@@ -9,10 +9,10 @@ use weft::catalog::{Catalog, Merge, Relay, Screen};
 use weft::model::{NodeId, Record, RecordId, RecordKind, SIGNATURE_BYTES, Version};
 
 use super::super::driven::{Effect, End, Now};
-use super::Weft;
+use super::{Packet, Weft};
 
-/// Stands for a signature that is right.
-pub(super) const SIGNATURE: [u8; SIGNATURE_BYTES] = [0x5e; SIGNATURE_BYTES];
+/// Stands for a signature that is right, but for its first bytes.
+const SIGNED: [u8; SIGNATURE_BYTES - 8] = [0x5e; SIGNATURE_BYTES - 8];
 /// Records whose origin has not been proven yet are kept up to this many bytes.
 const WAITING_BYTES_MAX: usize = 4 * 1024 * 1024;
 /// Records of one peer that may prove false at once before its delta is dropped.
@@ -25,11 +25,42 @@ const STRANGER_LIFETIME: Duration = Duration::from_secs(3600);
 const RISES_MAX: u64 = 4;
 const RISES_HERE_MAX: u32 = 4;
 
+/// As `wire::replay`.
+const WINDOW: u64 = 1024;
+
+/// What was opened of a sender's latest start.
+#[derive(Debug, Default)]
+pub(super) struct Window {
+    epoch: u64,
+    highest: u64,
+    seen: HashSet<u64>,
+}
+
 /// A pull under way.
 #[derive(Debug, Default)]
 pub(super) struct Pulled {
     records: Vec<Record>,
     is_bulk: bool,
+}
+
+/// In place of a signature: as with a real one, other contents have another. FNV-1a by words.
+pub(super) fn sign(content: &[u8]) -> [u8; SIGNATURE_BYTES] {
+    let mut hash = 0xcbf2_9ce4_8422_2325_u64;
+    for part in content.chunks(8) {
+        let mut word = [0; 8];
+        word[..part.len()].copy_from_slice(part);
+        hash = (hash ^ u64::from_be_bytes(word)).wrapping_mul(0x0100_0000_01b3);
+        hash ^= hash >> 29;
+    }
+    let mut signature = [0; SIGNATURE_BYTES];
+    signature[..8].copy_from_slice(&hash.to_be_bytes());
+    signature[8..].copy_from_slice(&SIGNED);
+    signature
+}
+
+/// Contents are not compared: nobody forges any here.
+fn is_signed(record: &Record) -> bool {
+    record.signature()[8..] == SIGNED
 }
 
 /// Names a version of a record, for the observer.
@@ -44,6 +75,25 @@ fn is_node(record: &Record) -> bool {
 }
 
 impl Weft {
+    /// False for packets of a start that is over, and for those that have come before, as in `wire::seal`. First starts are not
+    /// kept: there only the network repeats packets, which the cores bear, and large fleets would have no room.
+    pub(super) fn opens(&mut self, packet: &Packet) -> bool {
+        let known = self.windows.get(&packet.sender).map_or(0, |window| window.epoch);
+        if packet.epoch < known || packet.first {
+            return packet.epoch >= known;
+        }
+        let window = self.windows.entry(packet.sender).or_default();
+        if packet.epoch > window.epoch {
+            *window = Window { epoch: packet.epoch, ..Window::default() };
+        }
+        window.highest = window.highest.max(packet.counter);
+        let oldest = window.highest.saturating_sub(WINDOW);
+        if window.seen.len() as u64 > 2 * WINDOW {
+            window.seen.retain(|counter| *counter > oldest);
+        }
+        packet.counter > oldest && window.seen.insert(packet.counter)
+    }
+
     pub(super) fn take_deltas(&mut self, now: Now, sender: NodeId, records: Vec<Record>) {
         let before = self.refused;
         for record in records {
@@ -102,12 +152,13 @@ impl Weft {
                 catalog.merge(now, record, relay);
                 return;
             }
-            // So does an older version, once judged: else a host that was set back never meets its own future.
-            if catalog.is_confirmed(&record.id()) {
+            // So does an older version, once judged: else a host that was set back never meets its own future. Other bytes of
+            // the same version are judged as well.
+            if held.version() > record.version() && catalog.is_confirmed(&record.id()) {
                 return;
             }
         }
-        if record.signature() != SIGNATURE {
+        if !is_signed(&record) {
             self.refused += 1;
             return;
         }
@@ -191,9 +242,12 @@ impl Weft {
         }
     }
 
-    /// Others hold records of this host that are newer than its own.
+    /// A record of this host that a peer holds: is it newer than its own, or one of this start that it has not written?
     fn meet_own_past(&mut self, now: Now, record: &Record) {
-        if record.version() <= self.version || self.rises_here >= RISES_HERE_MAX || record.signature() != SIGNATURE {
+        let version = record.version();
+        let unwritten = self.catalog.as_ref().is_some_and(|catalog| catalog.is_unwritten(record));
+        let is_past = version > self.version || (version.epoch == self.version.epoch && unwritten);
+        if !is_past || self.rises_here >= RISES_HERE_MAX || !is_signed(record) {
             return;
         }
         let seen = record.version().epoch;
