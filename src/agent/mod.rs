@@ -38,10 +38,11 @@ use self::control::{Control, Inlets};
 use self::owner::{Beginning, Files, Outlets, Owner, Tally};
 use self::quarantine::Quarantine;
 use self::vips::Vips;
+use crate::api;
 use crate::catalog::{self, Catalog};
 use crate::config::{self, Config, default_advertise};
 use crate::gossip;
-use crate::identity::{Identity, IdentityError, TlsContexts, prove_claim, verify_claim};
+use crate::identity::{Groups, Identity, IdentityError, TlsContexts, prove_claim, verify_claim};
 use crate::model::{Claim, Directory, NodeFacts, NodeId};
 use crate::proxy;
 use crate::store::{Opened, Store, StoreError};
@@ -168,6 +169,8 @@ async fn run_here(config: Config) -> Result<(), AgentError> {
     let (tally, tallied) = watch::channel(Tally::default());
     let (checks, check_requests) = mpsc::channel(threads::CHECK_QUEUE);
     let local = Arc::new(ArcSwap::default());
+    let callers = Arc::new(ArcSwap::default());
+    let groups = Groups::find();
     let stored = kept::read(store.registrations()?, config::service_registration, config::check_registration);
     let rises = store.rises()?;
 
@@ -197,6 +200,7 @@ async fn run_here(config: Config) -> Result<(), AgentError> {
     let outlets = Outlets {
         directory: directory.clone(),
         local: local.clone(),
+        callers: callers.clone(),
         changes,
         tally,
         gossip: commands,
@@ -218,6 +222,8 @@ async fn run_here(config: Config) -> Result<(), AgentError> {
     let wires = proxy::Wires {
         directory: directory.clone(),
         changes: changed.clone(),
+        callers: callers.clone(),
+        groups: groups.clone(),
         tls: tls.clone(),
         events: proxy_sender,
         enroll: enroll_sender,
@@ -236,6 +242,7 @@ async fn run_here(config: Config) -> Result<(), AgentError> {
         own: local,
         traffic: Arc::new(move || traffic.snapshot()),
         versions: Arc::new(move |node| peers.versions(node)),
+        who_asks: api::WhoAsks { callers, groups, cluster: identity.cluster.clone() },
         capture: match capture {
             proxy::Mode::Redirect => "redirect",
             proxy::Mode::Bind => "bind",

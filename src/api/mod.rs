@@ -31,6 +31,7 @@ mod socket;
 pub(crate) mod specimen;
 mod telemetry;
 mod watch;
+mod whoami;
 mod write_deadline;
 mod writes;
 
@@ -56,6 +57,7 @@ pub use keyring::{
 };
 pub use local::{Local, LocalCheck, LocalService};
 pub use server::{Bound, bind};
+pub use whoami::WhoAsks;
 
 /// What the API is told at start.
 #[derive(Debug, Clone)]

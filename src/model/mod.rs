@@ -4,6 +4,7 @@
 //! Plain data with checked constructors. Nothing here opens a socket or a file, reads a clock, or knows of a runtime.
 //! Data comes in through `parse`-style constructors and never changes meaning afterwards.
 
+mod caller;
 mod directory;
 mod id;
 mod instance;
@@ -13,6 +14,7 @@ mod record;
 mod replication;
 mod traffic;
 
+pub use caller::{CallerKeys, CallerRule, CallerUser, CallerVerdict, Callers, Program};
 pub use directory::{Directory, Freshness, Node, Service, VipTarget};
 pub use id::{NodeId, NodeIdError};
 pub use instance::{CheckStatus, Health, Instance, NodeFacts, Protocol, Weights};

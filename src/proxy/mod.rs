@@ -10,6 +10,7 @@
 //! Workers (`worker`) own all of it, one thread each; they read the published [`Directory`] and tell the owner only
 //! whether hosts' mesh ports answer. Nothing here changes the directory, and nothing here waits for the control plane.
 
+mod attest;
 mod caller;
 mod capture;
 mod counters;
@@ -47,8 +48,8 @@ pub use counters::{Counter, Counters};
 pub use traffic::Registry;
 
 pub use crate::config::{AccessLog, Capture};
-use crate::identity::TlsContexts;
-use crate::model::{Directory, NodeId};
+use crate::identity::{Groups, TlsContexts};
+use crate::model::{Callers, Directory, NodeId};
 use worker::{Listener, Parts};
 
 /// Handshakes a worker has under way at most; a host of a large fleet that returns is called by hundreds at once.
@@ -118,6 +119,10 @@ pub struct Wires {
     pub directory: Arc<ArcSwap<Directory>>,
     /// Changes with every publication.
     pub changes: watch::Receiver<u64>,
+    /// Which programs of this host are which of its services.
+    pub callers: Arc<ArcSwap<Callers>>,
+    /// The control groups of this host.
+    pub groups: Groups,
     /// The TLS configurations; a renewal shows in them.
     pub tls: TlsContexts,
     /// News for the owner.
@@ -172,17 +177,22 @@ pub fn start(settings: Settings, wires: Wires) -> Result<Proxy, ProxyError> {
         capture::bind_all(address, count).map_err(|error| ProxyError::Listen { address, what, key, error })
     };
     let mesh = listen(settings.mesh_listen, "mesh", "mesh.listen")?;
+    let listen_captured = || {
+        let (address, what, key) = (settings.capture_listen, "capture, and the port after it", "proxy.capture_listen");
+        capture::bind_captured(address, count).map_err(|error| ProxyError::Listen { address, what, key, error })
+    };
     let captured = match settings.capture {
         Capture::Bind => None,
-        Capture::Redirect => Some(listen(settings.capture_listen, "capture", "proxy.capture_listen")?),
-        Capture::Auto => listen(settings.capture_listen, "capture", "proxy.capture_listen")
-            .inspect_err(|error| warn!(%error, "VIPs will be bound one by one instead"))
-            .ok(),
+        Capture::Redirect => Some(listen_captured()?),
+        Capture::Auto => {
+            listen_captured().inspect_err(|error| warn!(%error, "VIPs will be bound one by one instead")).ok()
+        }
     };
     let settings = Arc::new(settings);
     let counters = Arc::new(Counters::default());
     let traffic = Arc::new(Registry::default());
     let access_log = http::AccessLogger::start(settings.access_log).map_err(ProxyError::Thread)?;
+    let attest = attest::Shared::new(wires.callers, wires.groups);
     let (mut threads, mut workers) = (Vec::new(), Vec::new());
     let has_captured = captured.is_some();
     let mut captured = captured.into_iter().flatten();
@@ -190,8 +200,8 @@ pub fn start(settings: Settings, wires: Wires) -> Result<Proxy, ProxyError> {
         ChaCha8Rng::try_from_rng(&mut rand::rngs::SysRng).map_err(|error| ProxyError::Random(error.to_string()))?;
     for (index, mesh) in mesh.into_iter().enumerate() {
         let (sender, listeners) = mpsc::unbounded_channel();
-        let first = [Some(Listener::Mesh(mesh)), captured.next().map(Listener::Captured)];
-        for listener in first.into_iter().flatten() {
+        let captured = captured.next().into_iter().flatten().map(Listener::Captured);
+        for listener in std::iter::once(Listener::Mesh(mesh)).chain(captured) {
             // The receiver is in hand, so this cannot fail.
             let _ = sender.send(listener);
         }
@@ -204,6 +214,7 @@ pub fn start(settings: Settings, wires: Wires) -> Result<Proxy, ProxyError> {
             counters: counters.clone(),
             traffic: traffic.clone(),
             access_log: access_log.clone(),
+            attest: attest.clone(),
             events: wires.events.clone(),
             enroll: wires.enroll.clone(),
             listeners,

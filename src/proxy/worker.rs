@@ -19,6 +19,7 @@ use tokio::task::spawn_local;
 use tokio::time::{interval, sleep, timeout};
 use tracing::{debug, info, warn};
 
+use super::attest::{self, Attest};
 use super::capture::{PROBE_GREETING, PROBE_PORT, probe_vip};
 use super::counters::Counters;
 use super::endpoints::Endpoints;
@@ -31,11 +32,13 @@ use super::serving::Asked;
 use super::traffic::{Cells, Key, Registry};
 use super::{EnrollConnection, Event, Settings, caller, reach, serving};
 use crate::identity::{PeerIdentity, TlsContexts};
-use crate::model::{Direction, Directory, MemberState, Node, NodeId, Protocol, ServiceId};
+use crate::model::{Direction, Directory, MemberState, Node, NodeId, Protocol, ServiceId, ServiceName};
 use crate::wire::frame::RstReason;
 
 /// Pause after an accept that failed for want of descriptors or memory.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+/// Callers of instances of this host whose counts are kept at hand.
+const INBOUND_MAX: usize = 4096;
 const PRUNE_INTERVAL: Duration = Duration::from_secs(5);
 
 /// A bound port that this worker accepts on.
@@ -58,12 +61,16 @@ pub(super) struct Parts {
     pub counters: Arc<Counters>,
     pub traffic: Arc<Registry>,
     pub access_log: Option<AccessLogger>,
+    pub attest: attest::Shared,
     pub events: mpsc::Sender<Event>,
     pub enroll: mpsc::Sender<EnrollConnection>,
     pub listeners: mpsc::UnboundedReceiver<Listener>,
     pub shutdown: watch::Receiver<bool>,
     pub rng: ChaCha8Rng,
 }
+
+/// Who calls, from where, and whom.
+type Inbound = (NodeId, Option<ServiceName>, ServiceId);
 
 pub(super) struct Worker {
     pub settings: Arc<Settings>,
@@ -83,8 +90,9 @@ pub(super) struct Worker {
     pub endpoints: Endpoints,
     pub traffic: Arc<Registry>,
     pub access_log: Option<AccessLogger>,
+    pub attest: Attest,
     /// Counts of calls from other hosts.
-    inbound: RefCell<HashMap<(NodeId, ServiceId), Arc<Cells>>>,
+    inbound: RefCell<HashMap<Inbound, Arc<Cells>>>,
     pub scratch: Scratch,
     pub rng: RefCell<ChaCha8Rng>,
     /// Wakes the streams to a host when it has failed or left.
@@ -146,7 +154,7 @@ async fn accept(worker: Rc<Worker>, listener: Listener) {
     };
     loop {
         match accepting.accept().await {
-            Ok((tcp, _)) => worker.clone().take(&listener, tcp),
+            Ok((tcp, client)) => worker.clone().take(&listener, tcp, client),
             Err(error) => {
                 warn!(%error, "a connection could not be accepted");
                 sleep(ACCEPT_PAUSE).await;
@@ -164,7 +172,7 @@ async fn prune(worker: Rc<Worker>) {
         worker.local_pool.prune();
         let directory = worker.directory.load();
         worker.endpoints.prune(&directory);
-        worker.inbound.borrow_mut().retain(|(node, _), _| directory.nodes.contains_key(node));
+        worker.inbound.borrow_mut().retain(|(node, ..), _| directory.nodes.contains_key(node));
     }
 }
 
@@ -193,7 +201,7 @@ impl Worker {
     /// A worker that has nothing to do yet.
     pub(super) fn new(parts: Parts) -> Rc<Worker> {
         let Parts { settings, directory, changes, tls, counters, traffic, access_log, events, .. } = parts;
-        let Parts { enroll, shutdown, rng, .. } = parts;
+        let Parts { attest, enroll, shutdown, rng, .. } = parts;
         Rc::new(Worker {
             local: settings.local,
             settings,
@@ -210,6 +218,7 @@ impl Worker {
             endpoints: Endpoints::new(traffic.clone()),
             traffic,
             access_log,
+            attest: Attest::new(attest),
             inbound: RefCell::default(),
             scratch: Scratch::new(),
             rng: RefCell::new(rng),
@@ -220,7 +229,7 @@ impl Worker {
         })
     }
 
-    fn take(self: Rc<Self>, listener: &Listener, tcp: TcpStream) {
+    fn take(self: Rc<Self>, listener: &Listener, tcp: TcpStream, client: SocketAddr) {
         match listener {
             Listener::Mesh(_) => {
                 spawn_local(serving::serve(self, tcp));
@@ -228,16 +237,17 @@ impl Worker {
             Listener::Captured(_) => {
                 // Without a rule in between, the original destination is the listener itself, which is no VIP.
                 let target = SockRef::from(&tcp).original_dst_v4().ok().and_then(|address| address.as_socket());
-                self.take_call(tcp, target);
+                let target = target.filter(|_| tcp.local_addr().is_ok_and(|local| local.ip().is_loopback()));
+                self.take_call(tcp, client, target);
             }
             Listener::Vip(_) => {
                 let target = tcp.local_addr().ok();
-                self.take_call(tcp, target);
+                self.take_call(tcp, client, target);
             }
         }
     }
 
-    fn take_call(self: Rc<Self>, tcp: TcpStream, target: Option<SocketAddr>) {
+    fn take_call(self: Rc<Self>, tcp: TcpStream, client: SocketAddr, target: Option<SocketAddr>) {
         let Some((vip, port)) = target.and_then(vip_of) else {
             self.counters.unknown_target.one();
             return abort(tcp);
@@ -248,7 +258,7 @@ impl Worker {
         }
         let active = self.enter();
         spawn_local(async move {
-            caller::serve(self, tcp, vip, port).await;
+            caller::serve(self, tcp, client, (vip, port)).await;
             drop(active);
         });
     }
@@ -273,13 +283,20 @@ impl Worker {
             self.traffic.cells(Key {
                 direction: Direction::In,
                 caller: peer.name.to_string(),
+                caller_service: asked.caller.as_ref().map(ToString::to_string).unwrap_or_default(),
                 node: own.to_owned(),
                 service: asked.service.to_string(),
                 instance: asked.instance.to_string(),
                 protocol,
             })
         };
-        self.inbound.borrow_mut().entry((peer.node, asked.instance.clone())).or_insert_with(make).clone()
+        let mut inbound = self.inbound.borrow_mut();
+        // A host whose certificate grants every service may name any number of callers.
+        if inbound.len() >= INBOUND_MAX {
+            inbound.clear();
+        }
+        let key = (peer.node, asked.caller.clone(), asked.instance.clone());
+        inbound.entry(key).or_insert_with(make).clone()
     }
 
     /// Opens a connection to a host's agent and checks that it is that host.

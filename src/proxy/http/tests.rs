@@ -192,6 +192,7 @@ fn worker(
         counters: Arc::default(),
         traffic: traffic.clone(),
         access_log: None,
+        attest: crate::proxy::attest::Shared::new(Arc::default(), crate::identity::Groups::find()),
         events: mpsc::channel(8).0,
         enroll: mpsc::channel(1).0,
         listeners: mpsc::unbounded_channel().1,
@@ -225,7 +226,7 @@ impl Mesh {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
         let address = listener.local_addr().unwrap();
         let (application, accepted) = tokio::join!(TcpStream::connect(address), listener.accept());
-        let target = Target { service: ServiceName::parse("web").unwrap(), tag: None };
+        let target = Target::new(ServiceName::parse("web").unwrap(), None, None, "test");
         spawn_local(serve_application(self.near.clone(), accepted.unwrap().0, target));
         application.unwrap()
     }
@@ -266,7 +267,8 @@ fn requests_of_one_connection_go_to_every_instance_and_the_heads_are_clean() {
         for _ in 0..40 {
             let request =
                 b"GET /a?b HTTP/1.1\r\nHost: web.mesh.internal\r\nConnection: keep-alive, X-Hop\r\nX-Hop: 1\r\n\
-                weft-instance: forged\r\ntraceparent: 00-1-2-01\r\nx-forwarded-for: 192.0.2.1\r\n\r\n";
+                weft-instance: forged\r\nX-Weft-Client: spiffe://test/service/boss\r\nX_weft-client: boss\r\n\
+                weft-caller: boss\r\ntraceparent: 00-1-2-01\r\nx-forwarded-for: 192.0.2.1\r\n\r\n";
             application.write_all(request).await.unwrap();
             let answer = read_answer(&mut application, "ok").await;
             assert!(answer.starts_with("HTTP/1.1 200 OK\r\n"), "{answer}");
@@ -279,7 +281,8 @@ fn requests_of_one_connection_go_to_every_instance_and_the_heads_are_clean() {
             {
                 assert!(request.contains(header), "{request}");
             }
-            for gone in ["x-hop", "connection", "weft-"] {
+            assert!(request.contains("\r\nx-weft-client: spiffe://test/anonymous\r\n"), "{request}");
+            for gone in ["x-hop", "connection", "\nweft-", "boss"] {
                 assert!(!request.contains(gone), "{gone} in {request}");
             }
         }
