@@ -4,8 +4,9 @@
 use bytes::Bytes;
 
 use crate::identity::RecordKey;
-use crate::model::{Header, Instance, NodeFacts, NodeId, Record, RecordError, RecordKind, Version};
+use crate::model::{Header, Instance, NodeFacts, NodeId, Policy, PolicyId, Record, RecordError, RecordKind, Version};
 use crate::wire::body;
+use crate::wire::policy::POLICY_FORMAT;
 
 /// Why a record of this host could not be made.
 #[derive(Debug, thiserror::Error)]
@@ -77,6 +78,17 @@ impl OwnLog {
         let id = Bytes::copy_from_slice(service_id.as_bytes());
         let what = || format!("service {service_id}");
         self.sign(key, RecordKind::SERVICE, body::INSTANCE_FORMAT, id, None, what)
+    }
+
+    /// A policy that this host carries.
+    pub(super) fn policy(&mut self, key: &RecordKey, policy: &Policy) -> Result<Record, OwnError> {
+        let id = policy.id();
+        self.sign(key, RecordKind::POLICY, POLICY_FORMAT, id.key(), Some(&policy.body), || id.to_string())
+    }
+
+    /// The tombstone of a policy that this host need not carry any more.
+    pub(super) fn policy_dropped(&mut self, key: &RecordKey, id: &PolicyId) -> Result<Record, OwnError> {
+        self.sign(key, RecordKind::POLICY, POLICY_FORMAT, id.key(), None, || id.to_string())
     }
 
     /// Voids everything of this host below `floor`.

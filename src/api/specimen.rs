@@ -116,6 +116,7 @@ pub(crate) fn directory() -> Directory {
         nodes: [local, second, cut_off, gone, dead].into_iter().map(|node| (node.id, node)).collect(),
         services: [billing, legacy].into(),
         vips: Default::default(),
+        intentions: Default::default(),
     }
 }
 

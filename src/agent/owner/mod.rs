@@ -12,6 +12,7 @@ mod keyring;
 mod membership;
 mod pace;
 mod past;
+mod policies;
 mod records;
 mod registrations;
 mod registry;
@@ -38,6 +39,7 @@ use self::changes::Queue;
 use self::membership::Join;
 use self::pace::Pace;
 use self::past::Past;
+use self::policies::Desk;
 use self::records::Pulled;
 use self::registry::Registry;
 use self::services::Floor;
@@ -127,6 +129,7 @@ pub(super) struct Owner {
     instances: BTreeMap<(NodeId, String), Arc<Instance>>,
     unreachable: HashSet<NodeId>,
     vips: Vips,
+    policies: Desk,
     registry: Registry,
     queue: Queue,
     /// Checks of the host that wait for their first verdict, and until when.
@@ -180,6 +183,7 @@ impl Owner {
             instances: BTreeMap::new(),
             unreachable: HashSet::new(),
             vips,
+            policies: Desk::default(),
             registry: Registry::default(),
             queue: Queue::default(),
             pending_checks: BTreeMap::new(),
@@ -278,6 +282,7 @@ impl Owner {
         self.keep_pending();
         self.keep_joins();
         self.keep_floor(now);
+        self.keep_policies(now);
         self.advance();
         self.after_catalog(now);
         self.publish();
