@@ -41,7 +41,7 @@ use self::vips::Vips;
 use crate::catalog::{self, Catalog};
 use crate::config::{self, Config, default_advertise};
 use crate::gossip;
-use crate::identity::{Identity, IdentityError, TlsContexts};
+use crate::identity::{Groups, Identity, IdentityError, TlsContexts};
 use crate::model::{Directory, NodeFacts, NodeId};
 use crate::proxy;
 use crate::store::{Opened, Store, StoreError};
@@ -168,6 +168,8 @@ async fn run_here(config: Config) -> Result<(), AgentError> {
     let (tally, tallied) = watch::channel(Tally::default());
     let (checks, check_requests) = mpsc::channel(threads::CHECK_QUEUE);
     let local = Arc::new(ArcSwap::default());
+    let callers = Arc::new(ArcSwap::default());
+    let groups = Groups::find();
     let stored = kept::read(store.registrations()?, config::service_registration, config::check_registration);
     let rises = store.rises()?;
 
@@ -194,6 +196,7 @@ async fn run_here(config: Config) -> Result<(), AgentError> {
     let outlets = Outlets {
         directory: directory.clone(),
         local: local.clone(),
+        callers: callers.clone(),
         changes,
         tally,
         gossip: commands,
@@ -215,6 +218,8 @@ async fn run_here(config: Config) -> Result<(), AgentError> {
     let wires = proxy::Wires {
         directory: directory.clone(),
         changes: changed.clone(),
+        callers: callers.clone(),
+        groups: groups.clone(),
         tls: tls.clone(),
         events: proxy_sender,
         enroll: enroll_sender,

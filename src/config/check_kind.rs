@@ -232,7 +232,7 @@ fn script(section: &mut Section, errors: &mut Vec<ConfigError>) -> Option<CheckK
     (errors.len() == told).then(|| CheckKind::Script { args: args.into_iter().map(|spot| spot.value).collect() })
 }
 
-fn unit(text: &str) -> Result<String, Fault> {
+pub(super) fn unit(text: &str) -> Result<String, Fault> {
     const SUFFIXES: [&str; 8] = [".service", ".socket", ".target", ".timer", ".mount", ".automount", ".path", ".scope"];
     let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, ':' | '-' | '_' | '.' | '\\' | '@');
     let named = SUFFIXES.iter().any(|suffix| text.len() > suffix.len() && text.ends_with(suffix));

@@ -4,7 +4,7 @@ use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::model::{Health, Instance, NodeName, ServiceId};
+use crate::model::{CallerKeys, Health, Instance, NodeName, ServiceId};
 
 /// One service of this host.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -13,6 +13,9 @@ pub struct ServiceDefinition {
     pub instance: Instance,
     /// What is run for it; ids are unique on this host.
     pub checks: Vec<CheckDefinition>,
+    /// Which programs of this host are the service. From files only: who registers a service by the API could otherwise
+    /// call in its name.
+    pub callers: CallerKeys,
     /// `FILE:LINE`, for messages.
     pub source: String,
 }

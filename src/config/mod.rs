@@ -2,10 +2,11 @@
 //! out, each with file, line and advice. Nothing here binds a port, and nothing past here checks a value again.
 //!
 //! The way through: `load` finds the files, `document` turns TOML or JSON text into one tree that knows its lines,
-//! `reading`, `service` and `check` take typed values out of it through `section`, `rules` holds them against each other;
+//! `reading`, `service`, `callers` and `check` take typed values out of it through `section`, `rules` holds them against each other;
 //! `settings` and `definition` are what comes out. `consul` makes Consul's form readable to the same readers, and
 //! `registration` gives them the bodies of the API.
 
+mod callers;
 mod check;
 mod check_kind;
 mod consul;

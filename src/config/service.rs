@@ -7,7 +7,7 @@ use crate::model::{Instance, Protocol, ServiceId, ServiceName, Tag, Weights};
 use super::check::{self, CheckRead};
 use super::document::Place;
 use super::section::{Fault, Section, Spot};
-use super::{ConfigError, ServiceDefinition, consul, reading, value};
+use super::{ConfigError, ServiceDefinition, callers, consul, reading, value};
 
 /// What Consul users have is a handful; each tag that is a DNS label costs an address on every host.
 const TAGS_MAX: usize = 64;
@@ -61,6 +61,7 @@ pub(super) fn read(mut section: Section, form: Form, errors: &mut Vec<ConfigErro
     let meta = reading::meta(&mut section, errors);
     let weights = weights(&mut section, errors);
     let reads = checks(&mut section, form, errors);
+    let callers = callers::read(&mut section, form, errors);
     section.finish(errors);
 
     let (name, port) = (name?, port?);
@@ -85,7 +86,7 @@ pub(super) fn read(mut section: Section, form: Form, errors: &mut Vec<ConfigErro
         checks: Vec::new(),
     };
     let checks_named = check::named(reads, &instance);
-    let definition = ServiceDefinition { instance, checks: checks_named, source: place.source() };
+    let definition = ServiceDefinition { instance, checks: checks_named, callers, source: place.source() };
     Some(ServiceRead { definition, named, listens, checks })
 }
 

@@ -1,9 +1,11 @@
-//! Who a host is: CA, join tokens, node certificates, record keys, and the TLS configurations made of them.
+//! Who a host is: CA, join tokens, node certificates, record keys, and the TLS configurations made of them; and which
+//! program of the host is calling (`attest`).
 //!
 //! Data comes in from the files under the data directory (`ca/` on issuers, `identity/` on every host) and, while a host
 //! enrols, from one connection to its issuer. It goes out as [`Identity`], [`TlsContexts`] and [`PeerIdentity`]. Nothing
 //! here listens, decides who may call what, or knows of the catalog; private keys never leave this room.
 
+mod attest;
 mod ca;
 mod certificate;
 mod enroll;
@@ -22,6 +24,7 @@ mod tests;
 mod tls;
 mod token;
 
+pub use attest::{Attestor, Groups};
 pub use ca::{CaSummary, ca_init};
 pub use certificate::NODE_DNS_NAME;
 pub use enroll::{Enrolled, enroll, renew};

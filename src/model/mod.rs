@@ -4,6 +4,7 @@
 //! Plain data with checked constructors. Nothing here opens a socket or a file, reads a clock, or knows of a runtime.
 //! Data comes in through `parse`-style constructors and never changes meaning afterwards.
 
+mod caller;
 mod directory;
 mod glob;
 mod id;
@@ -16,6 +17,7 @@ mod record;
 mod replication;
 mod traffic;
 
+pub use caller::{CallerKeys, CallerRule, CallerUser, CallerVerdict, Callers, Program};
 pub use directory::{Directory, Freshness, Node, Service, VipTarget};
 pub use glob::glob_matches;
 pub use id::{NodeId, NodeIdError};

@@ -3,7 +3,7 @@
 //! A connect that fails is tried again elsewhere; nothing has been read from the application by then. Once an instance
 //! has accepted, the stream is its own and ends with it.
 
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::rc::Rc;
 
 use tokio::net::TcpStream;
@@ -26,6 +26,8 @@ const TRIES_MAX: usize = 4;
 struct Call {
     service: ServiceName,
     tag: Option<Tag>,
+    /// Which service calls; `None` is anonymous.
+    caller: Option<ServiceName>,
 }
 
 /// One candidate, counted while it is held.
@@ -50,24 +52,32 @@ enum Try {
     Elsewhere(TcpStream),
 }
 
-/// Serves one captured connection from beginning to end.
-pub(super) async fn serve(worker: Rc<Worker>, app: TcpStream, vip: Ipv4Addr, port: u16) {
+/// Serves one captured connection from beginning to end: `client` made it to that address and port.
+pub(super) async fn serve(
+    worker: Rc<Worker>,
+    app: TcpStream,
+    client: SocketAddr,
+    (vip, port): (Ipv4Addr, u16),
+) {
     worker.counters.captured.one();
     let _ = app.set_nodelay(true);
     let directory = worker.directory.load_full();
-    let call = match directory.behind(vip) {
-        Some((service, tag)) if service.answers_on(port) && service.protocol.is_http() => {
-            let target = http::Target { service: service.name.clone(), tag: tag.cloned() };
-            drop(directory);
-            return http::serve_application(worker, app, target).await;
-        }
-        Some((service, tag)) if service.answers_on(port) => Call { service: service.name.clone(), tag: tag.cloned() },
+    let (service, tag) = match directory.behind(vip) {
+        Some((service, tag)) if service.answers_on(port) => (service.clone(), tag.cloned()),
         _ => {
             worker.counters.unknown_target.one();
             return abort(app);
         }
     };
     drop(directory);
+    let caller = worker.caller_of(&app, client, vip, port).await;
+    if service.protocol.is_http() {
+        let target = http::Target::new(service.name.clone(), tag, caller, &worker.settings.cluster);
+        drop(service);
+        return http::serve_application(worker, app, target).await;
+    }
+    let call = Call { service: service.name.clone(), tag, caller };
+    drop(service);
     let mut app = app;
     let mut tried: Vec<(NodeId, ServiceId)> = Vec::new();
     while tried.len() < TRIES_MAX {
@@ -221,7 +231,7 @@ fn open(call: &Call, chosen: &Chosen, link: &mut Link) -> Result<(), LinkError> 
         service: call.service.clone(),
         instance: chosen.endpoint.instance.id.clone(),
         tag: call.tag.clone(),
-        caller: None,
+        caller: call.caller.clone(),
     };
     link.send(&open.encode().map_err(|_| LinkError::Protocol("an OPEN over its limit"))?)
 }

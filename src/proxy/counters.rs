@@ -53,6 +53,13 @@ counters! {
     no_instance => "weft_proxy_no_instance", "Connections reset because no instance could take them.";
     /// Failed connects that were tried again on another instance.
     retries => "weft_proxy_connect_retries", "Failed connects tried again on another instance.";
+    /// Connections whose program is a service of this host.
+    callers_named => "weft_proxy_callers_named", "Connections whose program was attested as a service of this host.";
+    /// Connections of other programs.
+    callers_anonymous => "weft_proxy_callers_anonymous", "Connections whose program is no service of this host.";
+    /// Calls of other hosts in the name of a service that is not theirs.
+    callers_refused => "weft_proxy_callers_refused",
+        "Calls refused because the calling host's certificate does not grant the service that it claims to call as.";
     /// Streams opened to other hosts and accepted there.
     streams_out => "weft_proxy_streams_out", "Streams carried to other hosts.";
     /// Calls delivered on this host without crossing the mesh.

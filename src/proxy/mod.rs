@@ -10,6 +10,7 @@
 //! Workers (`worker`) own all of it, one thread each; they read the published [`Directory`] and tell the owner only
 //! whether hosts' mesh ports answer. Nothing here changes the directory, and nothing here waits for the control plane.
 
+mod attest;
 mod caller;
 mod capture;
 mod counters;
@@ -47,8 +48,8 @@ pub use counters::{Counter, Counters};
 pub use traffic::Registry;
 
 pub use crate::config::{AccessLog, Capture};
-use crate::identity::TlsContexts;
-use crate::model::{Directory, NodeId};
+use crate::identity::{Groups, TlsContexts};
+use crate::model::{Callers, Directory, NodeId};
 use worker::{Listener, Parts};
 
 /// Handshakes a worker has under way at most; a host of a large fleet that returns is called by hundreds at once.
@@ -118,6 +119,10 @@ pub struct Wires {
     pub directory: Arc<ArcSwap<Directory>>,
     /// Changes with every publication.
     pub changes: watch::Receiver<u64>,
+    /// Which programs of this host are which of its services.
+    pub callers: Arc<ArcSwap<Callers>>,
+    /// The control groups of this host.
+    pub groups: Groups,
     /// The TLS configurations; a renewal shows in them.
     pub tls: TlsContexts,
     /// News for the owner.
@@ -183,6 +188,7 @@ pub fn start(settings: Settings, wires: Wires) -> Result<Proxy, ProxyError> {
     let counters = Arc::new(Counters::default());
     let traffic = Arc::new(Registry::default());
     let access_log = http::AccessLogger::start(settings.access_log).map_err(ProxyError::Thread)?;
+    let attest = attest::Shared::new(wires.callers, wires.groups);
     let (mut threads, mut workers) = (Vec::new(), Vec::new());
     let has_captured = captured.is_some();
     let mut captured = captured.into_iter().flatten();
@@ -204,6 +210,7 @@ pub fn start(settings: Settings, wires: Wires) -> Result<Proxy, ProxyError> {
             counters: counters.clone(),
             traffic: traffic.clone(),
             access_log: access_log.clone(),
+            attest: attest.clone(),
             events: wires.events.clone(),
             enroll: wires.enroll.clone(),
             listeners,

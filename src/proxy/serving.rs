@@ -181,6 +181,11 @@ async fn serve_stream(worker: &Rc<Worker>, mut link: Link, open: &Open, not_afte
         worker.reset(link, RstReason::NoSuchInstance);
         return None;
     }
+    if link.peer().is_some_and(|peer| !worker.may_call_as(peer, open.caller.as_ref())) {
+        worker.counters.streams_refused.one();
+        worker.reset(link, RstReason::NotAllowed);
+        return None;
+    }
     let asked = Asked { service: open.service.clone(), instance: open.instance.clone(), tag: open.tag.clone() };
     let instance = match find(worker, &asked) {
         Ok(instance) => instance,

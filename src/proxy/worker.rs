@@ -19,6 +19,7 @@ use tokio::task::spawn_local;
 use tokio::time::{interval, sleep, timeout};
 use tracing::{debug, info, warn};
 
+use super::attest::{self, Attest};
 use super::capture::{PROBE_GREETING, PROBE_PORT, probe_vip};
 use super::counters::Counters;
 use super::endpoints::Endpoints;
@@ -58,6 +59,7 @@ pub(super) struct Parts {
     pub counters: Arc<Counters>,
     pub traffic: Arc<Registry>,
     pub access_log: Option<AccessLogger>,
+    pub attest: attest::Shared,
     pub events: mpsc::Sender<Event>,
     pub enroll: mpsc::Sender<EnrollConnection>,
     pub listeners: mpsc::UnboundedReceiver<Listener>,
@@ -83,6 +85,7 @@ pub(super) struct Worker {
     pub endpoints: Endpoints,
     pub traffic: Arc<Registry>,
     pub access_log: Option<AccessLogger>,
+    pub attest: Attest,
     /// Counts of calls from other hosts.
     inbound: RefCell<HashMap<(NodeId, ServiceId), Arc<Cells>>>,
     pub scratch: Scratch,
@@ -146,7 +149,7 @@ async fn accept(worker: Rc<Worker>, listener: Listener) {
     };
     loop {
         match accepting.accept().await {
-            Ok((tcp, _)) => worker.clone().take(&listener, tcp),
+            Ok((tcp, client)) => worker.clone().take(&listener, tcp, client),
             Err(error) => {
                 warn!(%error, "a connection could not be accepted");
                 sleep(ACCEPT_PAUSE).await;
@@ -193,7 +196,7 @@ impl Worker {
     /// A worker that has nothing to do yet.
     pub(super) fn new(parts: Parts) -> Rc<Worker> {
         let Parts { settings, directory, changes, tls, counters, traffic, access_log, events, .. } = parts;
-        let Parts { enroll, shutdown, rng, .. } = parts;
+        let Parts { attest, enroll, shutdown, rng, .. } = parts;
         Rc::new(Worker {
             local: settings.local,
             settings,
@@ -210,6 +213,7 @@ impl Worker {
             endpoints: Endpoints::new(traffic.clone()),
             traffic,
             access_log,
+            attest: Attest::new(attest),
             inbound: RefCell::default(),
             scratch: Scratch::new(),
             rng: RefCell::new(rng),
@@ -220,7 +224,7 @@ impl Worker {
         })
     }
 
-    fn take(self: Rc<Self>, listener: &Listener, tcp: TcpStream) {
+    fn take(self: Rc<Self>, listener: &Listener, tcp: TcpStream, client: SocketAddr) {
         match listener {
             Listener::Mesh(_) => {
                 spawn_local(serving::serve(self, tcp));
@@ -228,16 +232,16 @@ impl Worker {
             Listener::Captured(_) => {
                 // Without a rule in between, the original destination is the listener itself, which is no VIP.
                 let target = SockRef::from(&tcp).original_dst_v4().ok().and_then(|address| address.as_socket());
-                self.take_call(tcp, target);
+                self.take_call(tcp, client, target);
             }
             Listener::Vip(_) => {
                 let target = tcp.local_addr().ok();
-                self.take_call(tcp, target);
+                self.take_call(tcp, client, target);
             }
         }
     }
 
-    fn take_call(self: Rc<Self>, tcp: TcpStream, target: Option<SocketAddr>) {
+    fn take_call(self: Rc<Self>, tcp: TcpStream, client: SocketAddr, target: Option<SocketAddr>) {
         let Some((vip, port)) = target.and_then(vip_of) else {
             self.counters.unknown_target.one();
             return abort(tcp);
@@ -248,7 +252,7 @@ impl Worker {
         }
         let active = self.enter();
         spawn_local(async move {
-            caller::serve(self, tcp, vip, port).await;
+            caller::serve(self, tcp, client, (vip, port)).await;
             drop(active);
         });
     }

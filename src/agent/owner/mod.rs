@@ -52,7 +52,7 @@ use crate::api;
 use crate::catalog::{self, Catalog, Relay};
 use crate::gossip;
 use crate::identity::Identity;
-use crate::model::{CatalogMessage, Directory, Instance, MemberState, NodeFacts, NodeId, Now, Version};
+use crate::model::{Callers, CatalogMessage, Directory, Instance, MemberState, NodeFacts, NodeId, Now, Version};
 use crate::proxy;
 use crate::store::StoreWriter;
 use crate::swim::{self, Swim};
@@ -94,7 +94,9 @@ pub(super) struct Outlets {
     pub directory: Arc<ArcSwap<Directory>>,
     /// What this host registered.
     pub local: Arc<ArcSwap<api::Local>>,
-    /// Told of each publication of either.
+    /// Which programs are which of its services.
+    pub callers: Arc<ArcSwap<Callers>>,
+    /// Told of each publication of any.
     pub changes: watch::Sender<u64>,
     pub tally: watch::Sender<Tally>,
     pub gossip: mpsc::Sender<gossip::Command>,

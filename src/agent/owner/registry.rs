@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::api::{Local, LocalCheck, LocalService};
 use crate::config::{CheckDefinition, ServiceDefinition};
-use crate::model::{CheckStatus, Health, Instance, ServiceId};
+use crate::model::{CallerRule, CheckStatus, Health, Instance, ServiceId};
 
 /// Services that came by the API. Each is a file and a record that every host holds.
 pub(super) const API_SERVICES_MAX: usize = 4096;
@@ -180,6 +180,16 @@ impl Registry {
     pub(super) fn maintenance(&self) -> Maintenance {
         let reason = |(id, service): (&ServiceId, &OwnService)| Some((id.to_string(), service.maintenance.clone()?));
         Maintenance { node: self.maintenance.clone(), services: self.services.iter().filter_map(reason).collect() }
+    }
+
+    /// Which programs are which service.
+    pub(super) fn caller_rules(&self) -> Vec<CallerRule> {
+        let rule = |service: &OwnService| CallerRule {
+            service: service.definition.instance.service.clone(),
+            keys: service.definition.callers.clone(),
+            from_file: service.origin == Origin::File,
+        };
+        self.services.values().map(rule).collect()
     }
 
     /// What the API shows of this host.

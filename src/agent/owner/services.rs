@@ -8,14 +8,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::Instant;
-use tracing::{error, info};
+use tracing::{error, info, warn};
 
 use super::super::own::{OwnError, service_bytes};
 use super::Owner;
 use super::registry::Origin;
 use crate::config::ServiceDefinition;
 use crate::identity::Identity;
-use crate::model::{Now, ServiceId, Version};
+use crate::model::{CallerUser, Now, ServiceId, Version};
 
 /// Between what a host publishes anew and the floor that voids what it said before: time for the former to spread.
 const FLOOR_DELAY: Duration = Duration::from_secs(10);
@@ -43,6 +43,13 @@ impl Owner {
                     %service, source = definition.source, grants = self.identity.grants.join(", "),
                     "this host's certificate does not grant the service, so it is not published: enrol again with a token \
                      made with --service {service}"
+                );
+            }
+            if let Some(CallerUser { name, uid: None }) = &definition.callers.user {
+                warn!(
+                    %service, source = definition.source, user = name,
+                    "this host has no such user in /etc/passwd, so no program is taken for the service: make the user, or \
+                     write its number, and reload"
                 );
             }
             granted

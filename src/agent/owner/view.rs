@@ -7,7 +7,7 @@ use tokio::time::Instant;
 
 use super::super::directory::{Membership, Sources, build};
 use super::Owner;
-use crate::model::{Freshness, MemberState};
+use crate::model::{Callers, Freshness, MemberState};
 
 /// Changes that come together are published together; building the view of 10,000 instances takes a few milliseconds.
 const PUBLISH_INTERVAL: Duration = Duration::from_millis(2);
@@ -27,6 +27,7 @@ impl Owner {
             }
             if std::mem::take(&mut self.local_dirty) {
                 self.out.local.store(Arc::new(self.registry.local(self.index)));
+                self.publish_callers();
             }
             self.out.changes.send_replace(self.index);
             self.publish_at = Instant::now() + PUBLISH_INTERVAL.max(begun.elapsed() * PUBLISH_COST_FACTOR);
@@ -36,6 +37,16 @@ impl Owner {
         }
         if !self.dirty && !self.local_dirty {
             self.tell_answers();
+        }
+    }
+
+    /// Of services that this host's certificate grants: another host would refuse the rest.
+    fn publish_callers(&self) {
+        let mut rules = self.registry.caller_rules();
+        rules.retain(|rule| self.gate.grants(self.local, &rule.service));
+        let callers = Callers::new(rules);
+        if callers != **self.out.callers.load() {
+            self.out.callers.store(Arc::new(callers));
         }
     }
 

@@ -53,6 +53,12 @@ fn toml(path: &Path, text: &str) -> Result<Vec<Value>, CliError> {
     })?;
     let of_files_only =
         config.services.iter().flat_map(|service| &service.checks).find(|check| is_of_files_only(&check.kind));
+    let says_who_calls = config.services.iter().find(|service| !service.callers.is_empty());
+    if let Some(service) = says_who_calls {
+        let advice = "put the file into /etc/weft/services.d/ and run: weft reload";
+        let what = format!("{} has `unit`, `user` or `cgroup`, which only files may say", service.instance.id);
+        return Err(wrong(path, &what, advice));
+    }
     match of_files_only {
         Some(check) => {
             let advice = "put the file into /etc/weft/services.d/ and run: weft reload";

@@ -17,7 +17,7 @@ use tokio_rustls::server::TlsStream;
 use tracing::debug;
 
 use super::body::{Reply, Source, Tail};
-use super::headers::{WEFT_SERVICE, read_target, strip, strip_own};
+use super::headers::{CLIENT, WEFT_SERVICE, client, read_caller, read_target, strip, strip_own};
 use super::ingress::refuse;
 use super::local::{Answered, Body, Head, Lease};
 use super::reason::Reason;
@@ -28,7 +28,7 @@ use crate::proxy::serving::{Asked, find};
 use crate::proxy::traffic::Cells;
 use crate::proxy::worker::{ActiveGuard, Worker};
 
-/// Service, instance and tag, of 255 bytes at most each.
+/// Service, instance, tag and caller, of 255 bytes at most each.
 const OWN_HEADERS_BYTES_MAX: u32 = 4096;
 
 /// Serves one connection of another host's agent from beginning to end.
@@ -85,17 +85,23 @@ async fn serve_request(
         return Err(Reason::Draining);
     }
     let (service, instance, tag) = read_target(request.headers()).ok_or(Reason::BadRequest)?;
+    let caller = read_caller(request.headers()).map_err(|_| Reason::BadRequest)?;
+    if !worker.may_call_as(peer, caller.as_ref()) {
+        return Err(Reason::NotAllowed);
+    }
+    let client = client(&worker.settings.cluster, caller.as_ref());
     let asked = Asked { service, instance, tag };
     let instance = find(worker, &asked).map_err(|_| Reason::Refused)?;
     let under_way = UnderWay::begin(worker, peer, &asked, &instance);
     worker.counters.streams_in.one();
     if request.method() == Method::CONNECT {
-        return Box::pin(upgrade::serve(worker, &instance, request)).await;
+        return Box::pin(upgrade::serve(worker, &instance, client, request)).await;
     }
     let (parts, body) = request.into_parts();
     let mut headers = parts.headers;
     // hyper has seen to the framing; what the peer should not have sent goes.
     strip(&mut headers);
+    headers.insert(CLIENT, client);
     let head = Head { method: parts.method, uri: parts.uri, headers };
     let body: Body = (!body.is_end_stream()).then(|| Source::new(body));
     let Answered { mut response, lease } = worker.local_pool.send(&instance, &worker.settings, &head, &body).await?;

@@ -6,13 +6,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use hyper::body::{Body as _, Incoming};
+use hyper::header::HeaderValue;
 use hyper::{Method, Response, Uri};
 use tokio::time::{Instant, sleep};
 use tracing::debug;
 
 use super::body::{Payload, Reply, Source, Tail};
 use super::channel::Place;
-use super::headers::{insert_target, strip, strip_own};
+use super::headers::{insert_caller, insert_target, strip, strip_own};
 use super::local::{Answered, Body, Head, Lease, is_connection_lost, is_refused, lost};
 use super::reason::{Reason, WEFT_ERROR};
 use crate::model::{Directory, NodeId, Protocol, Service, ServiceId, Tag};
@@ -27,6 +28,8 @@ const TRIES_MAX: usize = 4;
 pub(super) struct Call {
     pub(super) service: Arc<Service>,
     pub(super) tag: Option<Tag>,
+    /// Which service calls.
+    pub(super) caller: Option<HeaderValue>,
     pub(super) head: Head,
     pub(super) body: Body,
 }
@@ -40,14 +43,13 @@ pub(super) struct Outcome {
 
 impl Call {
     pub(super) fn new(
-        service: Arc<Service>,
-        tag: Option<Tag>,
+        (service, tag, caller): (Arc<Service>, Option<Tag>, Option<HeaderValue>),
         (method, uri): (Method, Uri),
         headers: hyper::HeaderMap,
         body: Incoming,
     ) -> Call {
         let body = (!body.is_end_stream()).then(|| Source::new(body));
-        Call { service, tag, head: Head { method, uri, headers }, body }
+        Call { service, tag, caller, head: Head { method, uri, headers }, body }
     }
 
     /// Carries it. `Err` is what Weft answers itself.
@@ -73,7 +75,7 @@ impl Call {
                 }
                 Err(reason) => {
                     // What is wrong with the request is not the instance's fault.
-                    if reason != Reason::BadRequest {
+                    if !matches!(reason, Reason::BadRequest | Reason::NotAllowed) {
                         worker.endpoints.avoid(&endpoint);
                     }
                     if !self.may_go_elsewhere(reason) {
@@ -181,6 +183,7 @@ impl Call {
         *request.headers_mut() = self.head.headers.clone();
         insert_target(request.headers_mut(), &self.service.name, &endpoint.instance.id, self.tag.as_ref())
             .map_err(|_| Reason::BadRequest)?;
+        insert_caller(request.headers_mut(), self.caller.as_ref());
         Ok(request)
     }
 }

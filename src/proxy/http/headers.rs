@@ -27,6 +27,10 @@ pub(super) const WEFT_SERVICE: HeaderName = HeaderName::from_static("weft-servic
 pub(super) const WEFT_INSTANCE: HeaderName = HeaderName::from_static("weft-instance");
 /// Which tag was asked for.
 pub(super) const WEFT_TAG: HeaderName = HeaderName::from_static("weft-tag");
+/// Which service calls, as its host attests; without it nobody does.
+pub(super) const WEFT_CALLER: HeaderName = HeaderName::from_static("weft-caller");
+/// Which service calls, to the service that is called. Only Weft sets it.
+pub(super) const CLIENT: HeaderName = HeaderName::from_static("x-weft-client");
 /// Names that begin so are Weft's own between hosts: nobody else's pass.
 const OWN_PREFIX: &str = "weft-";
 /// Longest value of `Host`: a DNS name and a port, with room.
@@ -174,11 +178,28 @@ pub(super) fn strip(headers: &mut HeaderMap) {
 
 /// Removes every header that only Weft may set.
 pub(super) fn strip_own(headers: &mut HeaderMap) {
-    if headers.keys().any(|name| name.as_str().starts_with(OWN_PREFIX)) {
-        let own: Vec<HeaderName> =
-            headers.keys().filter(|name| name.as_str().starts_with(OWN_PREFIX)).cloned().collect();
+    if headers.keys().any(is_own) {
+        let own: Vec<HeaderName> = headers.keys().filter(|name| is_own(name)).cloned().collect();
         own.iter().for_each(|name| drop(headers.remove(name)));
     }
+}
+
+/// Gateways to programs (CGI, WSGI) make one name of `x-weft-client` and `x_weft_client`, so both are Weft's.
+fn is_own(name: &HeaderName) -> bool {
+    let (name, client) = (name.as_str(), CLIENT);
+    let same = |(one, other): (u8, u8)| one == other || (one == b'_' && other == b'-');
+    name.starts_with(OWN_PREFIX)
+        || (name.len() == client.as_str().len() && name.bytes().zip(client.as_str().bytes()).all(same))
+}
+
+/// What a service is told of who calls: `spiffe://CLUSTER/service/NAME`, or `spiffe://CLUSTER/anonymous`.
+pub(super) fn client(cluster: &str, caller: Option<&ServiceName>) -> HeaderValue {
+    let text = match caller {
+        Some(caller) => format!("spiffe://{cluster}/service/{caller}"),
+        None => format!("spiffe://{cluster}/anonymous"),
+    };
+    // Names of clusters and services are labels; whatever else could be there names nobody.
+    HeaderValue::try_from(text).unwrap_or(HeaderValue::from_static("spiffe:///anonymous"))
 }
 
 /// Of a request: strips it, and says who asks. `Expect` has been answered here.
@@ -201,6 +222,27 @@ fn forwarded_for(headers: &mut HeaderMap, caller: IpAddr) {
     };
     if let Ok(value) = value {
         headers.insert(FORWARDED_FOR, value);
+    }
+}
+
+/// For another host's agent: the caller goes in Weft's own header, and the agent there tells its service.
+pub(super) fn insert_caller(headers: &mut HeaderMap, caller: Option<&HeaderValue>) {
+    headers.remove(CLIENT);
+    if let Some(caller) = caller {
+        headers.insert(WEFT_CALLER, caller.clone());
+    }
+}
+
+/// Reads what [`insert_caller`] wrote.
+pub(super) fn read_caller(headers: &HeaderMap) -> Result<Option<ServiceName>, Malformed> {
+    let mut callers = headers.get_all(WEFT_CALLER).iter();
+    match (callers.next(), callers.next()) {
+        (None, _) => Ok(None),
+        (Some(caller), None) => {
+            let name = caller.to_str().ok().and_then(|caller| ServiceName::parse(caller).ok());
+            name.map(Some).ok_or(Malformed("a caller that is no service"))
+        }
+        (Some(_), Some(_)) => Err(Malformed("more than one caller")),
     }
 }
 

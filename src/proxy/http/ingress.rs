@@ -35,6 +35,22 @@ const PREFACE_PAUSE: Duration = Duration::from_millis(1);
 pub(in crate::proxy) struct Target {
     pub(in crate::proxy) service: ServiceName,
     pub(in crate::proxy) tag: Option<Tag>,
+    /// Which service calls, for another host's agent; `None` is anonymous.
+    claim: Option<HeaderValue>,
+    /// The same for the service that is called.
+    client: HeaderValue,
+}
+
+impl Target {
+    pub(in crate::proxy) fn new(
+        service: ServiceName,
+        tag: Option<Tag>,
+        caller: Option<ServiceName>,
+        cluster: &str,
+    ) -> Target {
+        let claim = caller.as_ref().and_then(|caller| HeaderValue::from_str(caller.as_str()).ok());
+        Target { service, tag, claim, client: headers::client(cluster, caller.as_ref()) }
+    }
 }
 
 /// Serves one connection of an application from beginning to end.
@@ -142,13 +158,16 @@ async fn carry(
         (service, own_address(&directory))
     };
     headers::prepare(&mut parts.headers, caller);
+    parts.headers.insert(headers::CLIENT, target.client.clone());
     if let Some(protocol) = wanted {
         let request = Request::from_parts(parts, body);
         // Rare and large: on the heap, so that it does not make every request's future larger.
-        let upgraded = upgrade::carry(worker, service, target.tag.clone(), request, protocol, outcome);
+        let asked = (service, target.tag.clone(), target.claim.clone());
+        let upgraded = upgrade::carry(worker, asked, request, protocol, outcome);
         return Box::pin(upgraded).await;
     }
-    let call = Call::new(service, target.tag.clone(), (parts.method, parts.uri), parts.headers, body);
+    let asked = (service, target.tag.clone(), target.claim.clone());
+    let call = Call::new(asked, (parts.method, parts.uri), parts.headers, body);
     call.carry(worker, outcome).await
 }
 

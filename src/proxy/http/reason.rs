@@ -20,6 +20,8 @@ pub(super) enum Reason {
     ConnectFailed,
     /// The instance's host refused: the instance is not there any more, or takes no calls.
     Refused,
+    /// The instance's host does not let this host call in the name of that service.
+    NotAllowed,
     /// Nothing came within the request's time.
     Timeout,
     /// The connection was lost before the response began.
@@ -33,12 +35,13 @@ pub(super) enum Reason {
 }
 
 /// Those that cross between hosts.
-const ALL: [Reason; 9] = [
+const ALL: [Reason; 10] = [
     Reason::BadRequest,
     Reason::NoService,
     Reason::NoInstance,
     Reason::ConnectFailed,
     Reason::Refused,
+    Reason::NotAllowed,
     Reason::Timeout,
     Reason::Reset,
     Reason::Protocol,
@@ -54,6 +57,7 @@ impl Reason {
             Reason::NoInstance => "no-instance",
             Reason::ConnectFailed => "connect-failed",
             Reason::Refused => "refused",
+            Reason::NotAllowed => "not-allowed",
             Reason::Timeout => "timeout",
             Reason::Reset | Reason::HostLost => "reset",
             Reason::Protocol => "protocol",
@@ -70,6 +74,7 @@ impl Reason {
     pub(super) fn status(self) -> StatusCode {
         match self {
             Reason::BadRequest => StatusCode::BAD_REQUEST,
+            Reason::NotAllowed => StatusCode::FORBIDDEN,
             Reason::ConnectFailed | Reason::Reset | Reason::HostLost | Reason::Protocol => StatusCode::BAD_GATEWAY,
             Reason::NoService | Reason::NoInstance | Reason::Refused | Reason::Draining => {
                 StatusCode::SERVICE_UNAVAILABLE
@@ -91,6 +96,7 @@ impl Reason {
             Reason::NoInstance => format!("no instance of {service} takes calls"),
             Reason::ConnectFailed => format!("no instance of {service} takes connections"),
             Reason::Refused => format!("the host of {service} does not serve it any more"),
+            Reason::NotAllowed => format!("the host of {service} does not let this host call in that name"),
             Reason::Timeout => format!("{service} has not answered in time"),
             Reason::Reset => format!("{service} broke the connection off before it answered"),
             Reason::HostLost => format!("the host of {service} was lost before it answered"),
@@ -105,6 +111,7 @@ impl Reason {
         match self {
             Reason::BadRequest => "13",
             Reason::Timeout => "4",
+            Reason::NotAllowed => "7",
             _ => "14",
         }
     }
@@ -118,7 +125,8 @@ mod tests {
     fn every_word_is_read_back() {
         for reason in ALL {
             assert_eq!(Reason::parse(reason.as_str().as_bytes()), Some(reason));
-            assert!(reason.status().is_server_error() || reason == Reason::BadRequest);
+            let is_callers_own = matches!(reason, Reason::BadRequest | Reason::NotAllowed);
+            assert!(reason.status().is_server_error() || is_callers_own);
         }
         assert_eq!(Reason::parse(b"teapot"), None);
     }

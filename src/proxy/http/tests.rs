@@ -193,6 +193,7 @@ fn worker(
         counters: Arc::default(),
         traffic: traffic.clone(),
         access_log: None,
+        attest: crate::proxy::attest::Shared::new(Arc::default(), crate::identity::Groups::find()),
         events: mpsc::channel(8).0,
         enroll: mpsc::channel(1).0,
         listeners: mpsc::unbounded_channel().1,
@@ -226,7 +227,7 @@ impl Mesh {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
         let address = listener.local_addr().unwrap();
         let (application, accepted) = tokio::join!(TcpStream::connect(address), listener.accept());
-        let target = Target { service: ServiceName::parse("web").unwrap(), tag: None };
+        let target = Target::new(ServiceName::parse("web").unwrap(), None, None, "test");
         spawn_local(serve_application(self.near.clone(), accepted.unwrap().0, target));
         application.unwrap()
     }

@@ -22,7 +22,7 @@ use tracing::debug;
 use super::body::{Payload, Reply, Tail};
 use super::egress::cleaned;
 use super::forward::Outcome;
-use super::headers::{insert_target, strip, strip_own};
+use super::headers::{CLIENT, insert_caller, insert_target, strip, strip_own};
 use super::local::{connect, lost};
 use super::reason::{Reason, WEFT_ERROR};
 use crate::model::{Instance, Service, Tag};
@@ -43,8 +43,7 @@ const CONNECT_PROTOCOL: &str = "weft-upgrade";
 /// The caller's side: carries a request that wants an upgrade, and what follows.
 pub(super) async fn carry(
     worker: &Rc<Worker>,
-    service: Arc<Service>,
-    tag: Option<Tag>,
+    (service, tag, caller): (Arc<Service>, Option<Tag>, Option<HeaderValue>),
     mut request: Request<Incoming>,
     protocol: HeaderValue,
     outcome: &mut Outcome,
@@ -71,6 +70,7 @@ pub(super) async fn carry(
             if endpoint.node.id == worker.local {
                 ask_here(worker, &endpoint.instance, head, &protocol).await
             } else {
+                insert_caller(head.headers_mut(), caller.as_ref());
                 ask_there(worker, &service, tag.as_ref(), &endpoint, head, &protocol).await
             }
         };
@@ -186,6 +186,7 @@ fn begin(
 pub(super) async fn serve(
     worker: &Rc<Worker>,
     instance: &Instance,
+    client: HeaderValue,
     mut request: Request<Incoming>,
 ) -> Result<Response<Reply>, Reason> {
     let is_ours = request.extensions().get::<ConnectProtocol>().is_some_and(|name| name.as_str() == CONNECT_PROTOCOL);
@@ -197,6 +198,7 @@ pub(super) async fn serve(
     let path = parts.uri.path_and_query().map_or("/", |path| path.as_str());
     *head.uri_mut() = path.parse().map_err(|_| Reason::BadRequest)?;
     *head.headers_mut() = cleaned(parts.headers);
+    head.headers_mut().insert(CLIENT, client);
     let mut response = ask_here(worker, instance, head, &protocol).await?;
     let service = on(&mut response);
     let taken = response.headers().get(UPGRADE).cloned();

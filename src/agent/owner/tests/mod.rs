@@ -24,7 +24,7 @@ use crate::config::{
 };
 use crate::health;
 use crate::identity::{PeerIdentity, ca_init};
-use crate::model::{Health, NodeName, Protocol, RecordId, RecordKind, ServiceId, ServiceName, Weights};
+use crate::model::{CallerKeys, Health, NodeName, Protocol, RecordId, RecordKind, ServiceId, ServiceName, Weights};
 use crate::store::{Opened, Registrations, Store};
 
 /// One start of an agent's owner.
@@ -87,6 +87,7 @@ impl Bench {
         let out = Outlets {
             directory: directory.clone(),
             local: local.clone(),
+            callers: Arc::default(),
             changes,
             tally: watch::channel(Tally::default()).0,
             gossip: commands,
@@ -202,7 +203,8 @@ fn service(name: &str, checks: &[&str]) -> ServiceDefinition {
         checks: Vec::new(),
     };
     let source = "services.d/x.toml:1".to_owned();
-    ServiceDefinition { instance, checks: checks.iter().map(|id| check(id)).collect(), source }
+    let checks = checks.iter().map(|id| check(id)).collect();
+    ServiceDefinition { instance, checks, callers: CallerKeys::default(), source }
 }
 
 fn check(id: &str) -> CheckDefinition {
