@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
+use hyper::{Method, Uri};
 use tokio::time::Instant;
 use tracing::info;
 
@@ -72,6 +73,13 @@ impl Wanted {
     pub(super) fn of(open: &Open) -> Wanted {
         Wanted { caller: open.caller.clone(), service: open.service.clone(), request: None }
     }
+
+    /// A request that goes over to another protocol: a GET to its service, however it comes (RFC 8441 §5).
+    pub(super) fn upgrade(caller: Option<ServiceName>, service: &ServiceName, uri: &Uri) -> Wanted {
+        let method = Method::GET;
+        let request = Some((method.as_str().to_owned(), uri.path().to_owned()));
+        Wanted { caller, service: service.clone(), request }
+    }
 }
 
 /// Why not.
@@ -98,6 +106,17 @@ pub(super) fn admit(
         info!(caller = name, %service, rule, "a call was denied");
     }
     Err(Denied { rule })
+}
+
+/// [`admit`] of a request. One that is to go over to another protocol comes from another host as a CONNECT.
+pub(super) fn admit_request(
+    worker: &Worker,
+    caller: Option<&ServiceName>,
+    service: &ServiceName,
+    (method, uri): (&Method, &Uri),
+) -> Result<(), Denied> {
+    let method = if method == Method::CONNECT { &Method::GET } else { method };
+    admit(worker, caller, service, Some((method.as_str(), uri.path())))
 }
 
 /// [`admit`] of a call that may last.
