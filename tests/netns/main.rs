@@ -33,6 +33,7 @@ mod hostile_network;
 mod http_carrying;
 mod http_errors;
 mod http_failover;
+mod intentions;
 mod intruder;
 mod ipv6;
 mod keyring;
