@@ -9,7 +9,8 @@ use tracing::warn;
 
 use super::vips::Vips;
 use crate::model::{
-    Directory, Freshness, Instance, Intentions, MemberState, Node, NodeFacts, NodeId, Service, ServiceName, Tag, VipTarget,
+    Directory, Freshness, Instance, Intentions, MemberState, Node, NodeFacts, NodeId, Service, ServiceName, Tag,
+    VipTarget,
 };
 
 /// What membership says of a host.

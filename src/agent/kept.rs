@@ -54,8 +54,7 @@ fn read_maintenance(kept: &Kept) -> Option<Maintenance> {
 fn read_policies(kept: &Kept) -> Option<Vec<Vec<u8>>> {
     let texts: Result<Vec<String>, _> = serde_json::from_slice(&kept.bytes);
     let texts = texts.map_or_else(|error| give_up(&kept.path, &error.to_string()), Some)?;
-    let bodies: Result<Vec<_>, _> =
-        texts.iter().map(|text| data_encoding::BASE64.decode(text.as_bytes())).collect();
+    let bodies: Result<Vec<_>, _> = texts.iter().map(|text| data_encoding::BASE64.decode(text.as_bytes())).collect();
     bodies.map_or_else(|error| give_up(&kept.path, &error.to_string()), Some)
 }
 

@@ -41,7 +41,7 @@ use self::vips::Vips;
 use crate::catalog::{self, Catalog};
 use crate::config::{self, Config, default_advertise};
 use crate::gossip;
-use crate::identity::{Groups, Identity, IdentityError, TlsContexts};
+use crate::identity::{Groups, Identity, IdentityError, TlsContexts, Voucher};
 use crate::model::{Directory, NodeFacts, NodeId};
 use crate::proxy;
 use crate::store::{Opened, Store, StoreError};
@@ -190,9 +190,22 @@ async fn run_here(config: Config) -> Result<(), AgentError> {
     store_writer.set_incarnation(incarnation);
     swim.restore(Duration::ZERO, members);
     let has_seeds = !config.cluster.seeds.is_empty();
-    let identity_kept = identity.clone();
-    let beginning =
-        Beginning { identity: identity_kept, facts, epoch, swim, catalog, vips, has_seeds, rises, quarantine };
+    let voucher = Voucher::make(&config.data_dir, &identity.cluster).unwrap_or_else(|error| {
+        warn!(%error, "this issuer cannot vouch for policies");
+        None
+    });
+    let beginning = Beginning {
+        identity: identity.clone(),
+        facts,
+        epoch,
+        swim,
+        catalog,
+        vips,
+        has_seeds,
+        rises,
+        quarantine,
+        voucher,
+    };
     let outlets = Outlets {
         directory: directory.clone(),
         local: local.clone(),

@@ -13,11 +13,14 @@ use serde_json::Value;
 use super::answer::Answer;
 use super::consul::{View, index};
 use super::request::Asked;
-use crate::model::{Action, Change, Dot, Intention, NodeId, Pattern, Permission, PolicyId, ServiceName, Standing, Verdict};
+use crate::model::{
+    Action, Change, Dot, Intention, NodeId, Pattern, Permission, PolicyId, ServiceName, Standing, Verdict,
+};
 
 const UNSIGNED: &str = "intentions need an operator's signature here, so this request cannot make or change one; use the \
                         command line: weft intention allow|deny|delete SOURCE DESTINATION --operator FILE";
-const NOT_KEPT: &str = "Weft has no Connect CA or sidecar API, only intentions; every host's certificate comes from `weft enroll`";
+const NOT_KEPT: &str =
+    "Weft has no Connect CA or sidecar API, only intentions; every host's certificate comes from `weft enroll`";
 /// Names of one `match`.
 const NAMES_MAX: usize = 64;
 
@@ -50,7 +53,8 @@ pub(super) fn decision_in(body: &[u8]) -> Result<Vec<u8>, Answer> {
 pub(super) fn read(path: &[&str], asked: &Asked, view: &View<'_>) -> Option<Answer> {
     let answer = match path {
         ["intentions"] => {
-            let all: Vec<_> = listed(view).into_iter().map(|(intention, standing)| shape(view, intention, standing)).collect();
+            let all: Vec<_> =
+                listed(view).into_iter().map(|(intention, standing)| shape(view, intention, standing)).collect();
             Ok(json(asked, &all))
         }
         ["intentions", "exact"] => exact(asked, view),
@@ -289,7 +293,10 @@ fn permission(permission: &Permission) -> PermissionShape<'_> {
         Some((path, false)) => (Some(path), None),
         None => (None, None),
     };
-    PermissionShape { action: permission.action, http: HttpShape { path_exact, path_prefix, methods: &permission.methods } }
+    PermissionShape {
+        action: permission.action,
+        http: HttpShape { path_exact, path_prefix, methods: &permission.methods },
+    }
 }
 
 /// Consul's intentions have an id of this form; here it follows from what they are about.

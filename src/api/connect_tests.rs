@@ -21,9 +21,13 @@ fn get(target: &str) -> (u16, Value) {
 #[test]
 fn intentions_are_listed_the_most_precise_first() {
     let (status, all) = get("/v1/connect/intentions");
-    let named: Vec<_> = all.as_array().unwrap().iter().map(|each| (&each["SourceName"], &each["DestinationName"])).collect();
+    let named: Vec<_> =
+        all.as_array().unwrap().iter().map(|each| (&each["SourceName"], &each["DestinationName"])).collect();
     assert_eq!(status, 200);
-    assert_eq!(named, [(&json!("web"), &json!("billing")), (&json!("*"), &json!("billing")), (&json!("*"), &json!("legacy"))]);
+    assert_eq!(
+        named,
+        [(&json!("web"), &json!("billing")), (&json!("*"), &json!("billing")), (&json!("*"), &json!("legacy"))]
+    );
     assert_eq!((&all[0]["Action"], &all[0]["Precedence"]), (&json!("allow"), &json!(9)));
     assert_eq!(all[2]["Permissions"][0]["HTTP"]["PathPrefix"], "/v1/");
     assert_eq!(all[2].get("Action"), None);
@@ -73,7 +77,10 @@ fn a_form_names_what_a_decision_replaces() {
     assert_eq!((&form["lamport"], &form["seen"][0][1]), (&json!(4), &json!(3)));
     assert_eq!((&form["cluster"], &form["current"]["action"]), (&json!("prod"), &json!("allow")));
     let (_, form) = get("/v1/weft/policy");
-    assert_eq!((&form["lamport"], &form["default"], &form["default_is_set"]), (&json!(1), &json!("allow"), &json!(false)));
+    assert_eq!(
+        (&form["lamport"], &form["default"], &form["default_is_set"]),
+        (&json!(1), &json!("allow"), &json!(false))
+    );
     assert_eq!(is_decision(&asked(Method::PUT, "/v1/weft/policy")), Some(true));
     assert_eq!(is_decision(&asked(Method::POST, "/v1/weft/policy")), Some(false));
     assert_eq!(is_decision(&asked(Method::GET, "/v1/weft/policy")), None);

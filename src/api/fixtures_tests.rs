@@ -74,24 +74,17 @@ fn every_documented_example_has_its_keys_and_types_here() {
         ("/v1/health/service/billing", ok, fixture!("health-service")),
         ("/v1/health/state/any", ok, fixture!("health-state")),
         ("/v1/connect/intentions", ok, fixture!("connect-intentions")),
-        (
-            "/v1/connect/intentions/exact?source=web&destination=billing",
-            ok,
-            fixture!("connect-intentions-exact"),
-        ),
+        ("/v1/connect/intentions/exact?source=web&destination=billing", ok, fixture!("connect-intentions-exact")),
         ("/v1/connect/intentions/match?by=source&name=web", ok, fixture!("connect-intentions-match")),
-        (
-            "/v1/connect/intentions/check?source=web&destination=billing",
-            ok,
-            fixture!("connect-intentions-check"),
-        ),
+        ("/v1/connect/intentions/check?source=web&destination=billing", ok, fixture!("connect-intentions-check")),
         ("/v1/status/leader", ok, fixture!("status-leader")),
         ("/v1/status/peers", ok, fixture!("status-peers")),
     ] {
         let answer = answer(target);
         assert_eq!((answer.status, answer.content_type), (status, "application/json"), "{target}");
         let ours: Value = serde_json::from_slice(&answer.body).unwrap();
-        let keyed_by_id = matches!(name, "agent-services" | "agent-checks" | "catalog-services" | "connect-intentions-match");
+        let keyed_by_id =
+            matches!(name, "agent-services" | "agent-checks" | "catalog-services" | "connect-intentions-match");
         compare(name, &serde_json::from_str(documented).unwrap(), &ours, name, keyed_by_id);
     }
 }

@@ -10,8 +10,8 @@ use super::{BUCKET_BOUNDS_US, Direction, Edge, Limits, Local, LocalCheck, LocalS
 use crate::config::{CheckDefinition, CheckKind, CheckTarget};
 use crate::model::{
     Action, Change, CheckStatus, Directory, Dot, Freshness, Health, Instance, Intention, Intentions, MemberState, Node,
-    NodeFacts, NodeId, NodeName, Permission, Policy, Protocol, ProtocolVersions, Service, ServiceId, ServiceName, Standing,
-    Statement, Tag,
+    NodeFacts, NodeId, NodeName, Permission, Policy, Protocol, ProtocolVersions, Service, ServiceId, ServiceName,
+    Standing, Statement, Tag,
 };
 
 pub(crate) fn settings() -> Settings {
@@ -224,7 +224,8 @@ fn intentions() -> Intentions {
         let dot = Dot { lamport: 3, writer: NodeId([1; 16]) };
         let (change, at_unix_s) = (Change::Intention(intention), 1_800_000_000);
         let statement = Statement { dot, seen: Vec::new(), operator: "anna".into(), at_unix_s, change };
-        let policy = Arc::new(Policy { statement, body: Default::default(), signed: Default::default() });
+        let policy =
+            Arc::new(Policy { statement, is_vouched: false, body: Default::default(), signed: Default::default() });
         (policy.id(), Standing { winner: policy, losers: Vec::new() })
     });
     Intentions::new(standing.collect())

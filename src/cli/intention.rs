@@ -11,9 +11,7 @@ use serde_json::{Value, json};
 use super::client::{Client, encode};
 use super::output::{CliError, EXIT_USAGE, Globals, Plain, Table, print, print_json};
 use crate::identity::Operator;
-use crate::model::{
-    Action, Change, Dot, Intention, NodeId, PathPattern, Pattern, Permission, PolicyId, Statement,
-};
+use crate::model::{Action, Change, Dot, Intention, NodeId, PathPattern, Pattern, Permission, PolicyId, Statement};
 
 /// Say who may call whom, in the whole cluster
 ///
@@ -241,7 +239,10 @@ impl Decide {
         let current = form.current.as_ref();
         let mut permissions = match current.filter(|_| self.append) {
             Some(current) if current.permissions.is_empty() => {
-                let sentence = format!("intention {current} {}s every call, and a permission behind that says nothing", current.action);
+                let sentence = format!(
+                    "intention {current} {}s every call, and a permission behind that says nothing",
+                    current.action
+                );
                 return Err(usage(sentence, "leave --append out to replace it"));
             }
             Some(current) => current.permissions.clone(),
@@ -316,8 +317,12 @@ fn bring(
     globals: &Globals,
 ) -> Result<(), CliError> {
     if form.cluster != operator.cluster() {
-        let sentence =
-            format!("{} is an operator of cluster {}, this host is of {}", operator.name(), operator.cluster(), form.cluster);
+        let sentence = format!(
+            "{} is an operator of cluster {}, this host is of {}",
+            operator.name(),
+            operator.cluster(),
+            form.cluster
+        );
         return Err(CliError::failed(sentence, "take the key of this cluster, or ask a host of the other: --api"));
     }
     let strange = || CliError::failed("the agent's answer is not understood", "compare `weft --version` on both sides");

@@ -92,7 +92,10 @@ fn cgroup(text: &str) -> Result<String, Fault> {
         return Ok(text.to_owned());
     }
     let message = format!("{:?} is no control group", value::start_of(text));
-    Err(Fault::new(message, r#"write its path from the root, like "/system.slice/billing.service", as /proc/PID/cgroup has it"#))
+    Err(Fault::new(
+        message,
+        r#"write its path from the root, like "/system.slice/billing.service", as /proc/PID/cgroup has it"#,
+    ))
 }
 
 #[cfg(test)]

@@ -33,7 +33,7 @@ pub use exchange::RefusalCode;
 pub use installed::Identity;
 pub use issue::{EnrollOutcome, serve_enroll};
 pub use keyring::{new_gossip_key, save_keyring};
-pub use operator::{Operator, OperatorSummary, PolicyRefused, operator_create};
+pub use operator::{Operator, OperatorSummary, PolicyRefused, Voucher, operator_create};
 pub use peer::{PeerError, PeerIdentity};
 pub use record_key::{RecordKey, node_id_of, verify_record};
 pub use tls::{AcceptError, Accepted, Alpn, TlsContexts, accept_mesh, server_config_for};

@@ -25,7 +25,7 @@ use super::certificate::{CLOCK_SLACK, check_cluster, params, unix_s};
 use super::record_key::verify;
 use super::{Identity, IdentityError, PeerError, RecordKey, files};
 use crate::model::{NodeName, Policy, Statement};
-use crate::wire::policy::{Proof, decode_policy, encode_policy, encode_statement, signed_bytes, POLICY_FORMAT};
+use crate::wire::policy::{POLICY_FORMAT, Proof, decode_policy, encode_policy, encode_statement, signed_bytes};
 
 /// Below a minute a certificate is over before it is used; ten years is what the issuer itself has.
 const LIFETIME_MIN: Duration = Duration::from_secs(60);
@@ -70,10 +70,14 @@ pub fn operator_create(
     out: &Path,
 ) -> Result<OperatorSummary, IdentityError> {
     if lifetime < LIFETIME_MIN || lifetime > LIFETIME_MAX {
-        return Err(IdentityError::TokenLimits("an operator's certificate lasts from a minute to ten years; change --ttl"));
+        return Err(IdentityError::TokenLimits(
+            "an operator's certificate lasts from a minute to ten years; change --ttl",
+        ));
     }
     if name.as_str() == VOUCHER_NAME {
-        return Err(IdentityError::Policy(format!("{VOUCHER_NAME} is what issuers call themselves; choose another name")));
+        return Err(IdentityError::Policy(format!(
+            "{VOUCHER_NAME} is what issuers call themselves; choose another name"
+        )));
     }
     let authority = Authority::load(data_dir)?;
     let cluster = Identity::load(data_dir)?.cluster;
@@ -184,8 +188,42 @@ impl Operator {
         statement.check().map_err(|error| unfit(&error))?;
         let encoded = encode_statement(statement).map_err(|error| unfit(&error))?;
         let signature = self.key.sign(&signed_bytes(&self.leaf.cluster, &encoded));
-        let proof = Proof { certificates: self.certificates.clone(), signature };
+        let proof = Proof { certificates: self.certificates.clone(), is_vouched: false, signature };
         encode_policy(&proof, &encoded).map_err(|error| unfit(&error))
+    }
+}
+
+/// Vouches on an issuer's host for what operators signed: under a certificate that lasts as long as the issuer's, so that
+/// hosts that come after the operator's has ended hold it too. The key lives as long as the agent's process.
+pub struct Voucher {
+    key: RecordKey,
+    cluster: String,
+    certificates: Vec<Vec<u8>>,
+}
+
+impl fmt::Debug for Voucher {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Voucher(of {})", self.cluster)
+    }
+}
+
+impl Voucher {
+    /// One for this start of the agent; `None` on a host that keeps no CA.
+    pub fn make(data_dir: &Path, cluster: &str) -> Result<Option<Voucher>, IdentityError> {
+        if !Authority::is_in(data_dir) {
+            return Ok(None);
+        }
+        let authority = Authority::load(data_dir)?;
+        let (key, certificates, _) = make(&authority, cluster, VOUCHER_NAME, SystemTime::now(), LIFETIME_MAX)?;
+        Ok(Some(Voucher { key, cluster: cluster.to_owned(), certificates }))
+    }
+
+    /// The same statement under the issuer's word. To be asked only of policies that this host has judged itself.
+    pub fn vouch(&self, policy: &Policy) -> Result<Policy, IdentityError> {
+        let signature = self.key.sign(&signed_bytes(&self.cluster, &policy.signed));
+        let proof = Proof { certificates: self.certificates.clone(), is_vouched: true, signature };
+        let body = encode_policy(&proof, &policy.signed).map_err(|error| IdentityError::Policy(error.to_string()))?;
+        Ok(Policy { is_vouched: true, body: body.into(), ..policy.clone() })
     }
 }
 
@@ -237,7 +275,8 @@ impl Identity {
             return Err(refused(PeerError::OtherCluster { expected: self.cluster.clone(), found: leaf.cluster }));
         }
         // An issuer's host may vouch anew for what an operator said whose certificate has ended; see `Voucher`.
-        let is_own = leaf.name == policy.statement.operator || leaf.name == VOUCHER_NAME;
+        let signer = if proof.is_vouched { VOUCHER_NAME } else { &policy.statement.operator };
+        let is_own = leaf.name == signer;
         if !is_own || !verify(&leaf.key, &signed_bytes(&self.cluster, &policy.signed), &proof.signature) {
             return Err(PolicyRefused::Signature);
         }
@@ -271,7 +310,13 @@ mod tests {
 
     fn statement(operator: &str) -> Statement {
         let dot = Dot { lamport: 1, writer: NodeId([1; 16]) };
-        Statement { dot, seen: Vec::new(), operator: operator.into(), at_unix_s: 0, change: Change::Default(Action::Deny) }
+        Statement {
+            dot,
+            seen: Vec::new(),
+            operator: operator.into(),
+            at_unix_s: 0,
+            change: Change::Default(Action::Deny),
+        }
     }
 
     #[test]
@@ -296,7 +341,8 @@ mod tests {
         // A host signs with its own key and certificate.
         let encoded = encode_statement(&statement("web-01")).unwrap();
         let signature = identity.record_key.sign(&signed_bytes("prod", &encoded));
-        let body = encode_policy(&Proof { certificates: identity.certificates.clone(), signature }, &encoded).unwrap();
+        let proof = Proof { certificates: identity.certificates.clone(), is_vouched: false, signature };
+        let body = encode_policy(&proof, &encoded).unwrap();
         assert!(matches!(identity.verify_policy(&body, SystemTime::now()), Err(PolicyRefused::Certificate(_))));
     }
 
@@ -317,6 +363,28 @@ mod tests {
             changed[at] ^= 1;
             assert!(identity.verify_policy(&changed, now).is_err(), "byte {at}");
         }
+    }
+
+    #[test]
+    fn what_an_issuer_vouches_for_holds_beyond_the_operators_certificate() {
+        let (dir, identity) = cluster("prod");
+        let now = SystemTime::now();
+        let body = operator(&dir, "anna").sign(&statement("anna")).unwrap();
+        let policy = identity.verify_policy(&body, now).unwrap();
+        let voucher = Voucher::make(dir.path(), "prod").unwrap().unwrap();
+        let vouched = voucher.vouch(&policy).unwrap();
+        assert!(vouched.is_same(&policy) && vouched.is_vouched);
+        assert_eq!(identity.verify_policy(&vouched.body, now + 400 * DAY).unwrap(), vouched);
+        // An operator cannot pass for an issuer, nor be called like one.
+        let mut passed_off = body.clone();
+        let (_, proof) = decode_policy(POLICY_FORMAT, &body).unwrap();
+        let at = 1 + proof.certificates.iter().map(|der| 2 + der.len()).sum::<usize>();
+        passed_off[at] = 1;
+        assert_eq!(identity.verify_policy(&passed_off, now), Err(PolicyRefused::Signature));
+        let name = NodeName::parse(VOUCHER_NAME).unwrap();
+        assert!(operator_create(dir.path(), &name, DAY, dir.path()).is_err());
+        let elsewhere = tempfile::tempdir().unwrap();
+        assert!(Voucher::make(elsewhere.path(), "prod").unwrap().is_none());
     }
 
     #[test]

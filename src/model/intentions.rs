@@ -117,7 +117,9 @@ impl Intentions {
         all.sort_by(|one, other| {
             let precision = |each: &Intention| (each.destination.precision(), each.source.precision());
             let severity = |each: &Intention| Change::Intention(each.clone()).severity();
-            (precision(other), severity(other)).cmp(&(precision(one), severity(one))).then_with(|| one.id().cmp(&other.id()))
+            (precision(other), severity(other))
+                .cmp(&(precision(one), severity(one)))
+                .then_with(|| one.id().cmp(&other.id()))
         });
         let (mut by_name, mut by_glob) = (HashMap::<String, Vec<_>>::new(), Vec::new());
         for intention in all {
@@ -162,7 +164,9 @@ impl Intentions {
         let lamport = seen.values().max().map_or(1, |newest| newest.saturating_add(1));
         while seen.len() > SEEN_MAX {
             // The oldest cannot win any more; it would be told as made at the same time, and no worse.
-            let Some(oldest) = seen.iter().min_by_key(|(_, lamport)| **lamport).map(|(writer, _)| *writer) else { break };
+            let Some(oldest) = seen.iter().min_by_key(|(_, lamport)| **lamport).map(|(writer, _)| *writer) else {
+                break;
+            };
             seen.remove(&oldest);
         }
         (Dot { lamport, writer }, seen.into_iter().collect())
@@ -194,7 +198,9 @@ impl Intentions {
             fits_method && permission.path.as_ref().is_none_or(|pattern| pattern.fits(&path))
         });
         match found {
-            Some((index, permission)) => action_verdict(permission.action, Decided::Permission(intention.clone(), index)),
+            Some((index, permission)) => {
+                action_verdict(permission.action, Decided::Permission(intention.clone(), index))
+            }
             None => action_verdict(self.default, Decided::Unmatched(intention, self.default)),
         }
     }
@@ -243,7 +249,7 @@ mod tests {
         let dot = Dot { lamport: 1, writer: NodeId([1; 16]) };
         let signed = Bytes::from(format!("{change:?}").into_bytes());
         let statement = Statement { dot, seen: Vec::new(), operator: "anna".into(), at_unix_s: 0, change };
-        let policy = Arc::new(Policy { statement, body: signed.clone(), signed });
+        let policy = Arc::new(Policy { statement, is_vouched: false, body: signed.clone(), signed });
         (policy.id(), Standing { winner: policy, losers: Vec::new() })
     }
 
@@ -368,10 +374,38 @@ mod tests {
 
     #[test]
     fn paths_that_services_read_differently_are_given_up() {
-        for (target, path) in [("/", "/"), ("/a/b?c=//..", "/a/b"), ("/a%20b", "/a b"), ("/gr%C3%B6sse", "/grösse"), ("/a.b/..c", "/a.b/..c")] {
+        for (target, path) in [
+            ("/", "/"),
+            ("/a/b?c=//..", "/a/b"),
+            ("/a%20b", "/a b"),
+            ("/gr%C3%B6sse", "/grösse"),
+            ("/a.b/..c", "/a.b/..c"),
+        ] {
             assert_eq!(judgeable_path(target).as_deref(), Some(path));
         }
-        for target in ["", "a", "*", "/..", "/.", "/a/.", "//", "/a//", "/%2e%2E/a", "/a%2Fb", "/a\\b", "/a%5cb", "/a%00", "/%252e", "/%", "/%4", "/%zz", "/%ff", "/a;b", "/a%3bb", "/a#b"] {
+        for target in [
+            "",
+            "a",
+            "*",
+            "/..",
+            "/.",
+            "/a/.",
+            "//",
+            "/a//",
+            "/%2e%2E/a",
+            "/a%2Fb",
+            "/a\\b",
+            "/a%5cb",
+            "/a%00",
+            "/%252e",
+            "/%",
+            "/%4",
+            "/%zz",
+            "/%ff",
+            "/a;b",
+            "/a%3bb",
+            "/a#b",
+        ] {
             assert_eq!(judgeable_path(target), None, "{target}");
         }
     }

@@ -26,8 +26,8 @@ pub use intentions::{Decided, Intentions, Standing, Verdict, judgeable_path};
 pub use membership::{Claim, MemberState, Probe, ProtocolVersions, SwimMessage};
 pub use name::{NameError, NodeName, ServiceId, ServiceName, Tag};
 pub use policy::{
-    Action, Change, DESCRIPTION_BYTES_MAX, Dot, Intention, METHODS_MAX, PERMISSIONS_MAX, PathPattern, Pattern, Permission, Policy,
-    PolicyError, PolicyId, SEEN_MAX, Statement,
+    Action, Change, DESCRIPTION_BYTES_MAX, Dot, Intention, METHODS_MAX, PERMISSIONS_MAX, PathPattern, Pattern,
+    Permission, Policy, PolicyError, PolicyId, SEEN_MAX, Statement,
 };
 pub use record::{
     Header, RECORD_BYTES_MAX, RECORD_KEY_BYTES_MAX, Record, RecordError, RecordId, RecordKind, SIGNATURE_BYTES, Version,

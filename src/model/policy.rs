@@ -33,10 +33,14 @@ pub const SEEN_MAX: usize = 64;
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum PolicyError {
     /// Neither a service's name nor a glob over such.
-    #[error("{0:?} is neither a service's name nor a glob over names; use lower-case letters, digits, '-', '_' and '*', at most 63")]
+    #[error(
+        "{0:?} is neither a service's name nor a glob over names; use lower-case letters, digits, '-', '_' and '*', at most 63"
+    )]
     Pattern(String),
     /// No path.
-    #[error("{0:?} is no path for a rule: begin with '/', end with '*' for all that begins so, and leave out '//', '.', '..', '%', ';', '\\\\' and other '*'")]
+    #[error(
+        "{0:?} is no path for a rule: begin with '/', end with '*' for all that begins so, and leave out '//', '.', '..', '%', ';', '\\\\' and other '*'"
+    )]
     Path(String),
     /// No method.
     #[error("{0:?} is no method; use one like GET, in capitals")]
@@ -234,8 +238,11 @@ impl Intention {
             if permission.methods.len() > METHODS_MAX {
                 return too_many("methods", METHODS_MAX);
             }
-            let is_method =
-                |text: &str| !text.is_empty() && text.len() <= METHOD_BYTES_MAX && text.bytes().all(|b| b.is_ascii_uppercase() || b == b'-');
+            let is_method = |text: &str| {
+                !text.is_empty()
+                    && text.len() <= METHOD_BYTES_MAX
+                    && text.bytes().all(|b| b.is_ascii_uppercase() || b == b'-')
+            };
             if let Some(wrong) = permission.methods.iter().find(|method| !is_method(method)) {
                 return Err(PolicyError::Method(wrong.chars().take(40).collect()));
             }
@@ -378,6 +385,8 @@ impl Statement {
 pub struct Policy {
     /// What it says.
     pub statement: Statement,
+    /// An issuer vouches for it, whose certificate lasts longer than an operator's.
+    pub is_vouched: bool,
     /// Statement, certificates and signature, as a record's body has them.
     pub body: Bytes,
     /// The statement as it was signed.
@@ -409,7 +418,11 @@ mod tests {
             assert!(Pattern::parse(bad).is_err(), "{bad:?}");
         }
         let precision = |text| Pattern::parse(text).unwrap().precision();
-        assert!(precision("a") > precision("web-api-*") && precision("web-*") > precision("w*") && precision("w*") > precision("*"));
+        assert!(
+            precision("a") > precision("web-api-*")
+                && precision("web-*") > precision("w*")
+                && precision("w*") > precision("*")
+        );
         let web = ServiceName::parse("web").unwrap();
         assert!(Pattern::parse("**").unwrap().fits(None) && !Pattern::parse("web*").unwrap().fits(None));
         assert!(Pattern::parse("w*").unwrap().fits(Some(&web)) && !Pattern::parse("we").unwrap().fits(Some(&web)));
@@ -429,8 +442,7 @@ mod tests {
     fn a_statement_must_be_newer_than_what_it_replaces() {
         let dot = Dot { lamport: 2, writer: NodeId([1; 16]) };
         let change = Change::Default(Action::Deny);
-        let good =
-            Statement { dot, seen: vec![(NodeId([2; 16]), 1)], operator: "anna".into(), at_unix_s: 0, change };
+        let good = Statement { dot, seen: vec![(NodeId([2; 16]), 1)], operator: "anna".into(), at_unix_s: 0, change };
         assert_eq!(good.check(), Ok(()));
         let old = Statement { seen: vec![(NodeId([2; 16]), 2)], ..good.clone() };
         let twice = Statement { seen: vec![(NodeId([2; 16]), 1); 2], ..good.clone() };

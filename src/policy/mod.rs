@@ -50,8 +50,10 @@ impl Policies {
         self.carried.insert((id.clone(), origin), policy.clone());
         let heads = self.heads.entry(id).or_default();
         if let Some(known) = heads.iter_mut().find(|head| head.is_same(&policy)) {
-            // The same words, perhaps under a newer signature.
-            *known = policy;
+            // The same words; a signature that holds for longer is worth keeping.
+            if policy.is_vouched {
+                *known = policy;
+            }
             return Held::Known;
         }
         if heads.iter().any(|head| head.statement.replaces(&policy.statement)) {
@@ -82,7 +84,9 @@ impl Policies {
     /// Subjects about which `origin`'s log has a statement that was replaced by one that somebody else carries: it need not
     /// say it any more.
     pub fn replaced_in(&self, origin: NodeId) -> Vec<PolicyId> {
-        let is_head = |policy: &Policy| self.heads.get(&policy.id()).is_some_and(|heads| heads.iter().any(|head| head.is_same(policy)));
+        let is_head = |policy: &Policy| {
+            self.heads.get(&policy.id()).is_some_and(|heads| heads.iter().any(|head| head.is_same(policy)))
+        };
         self.of(origin).filter(|policy| !is_head(policy)).map(|policy| policy.id()).collect()
     }
 
@@ -97,12 +101,19 @@ impl Policies {
         self.heads.values().filter_map(|heads| heads.first()).filter(|head| !carried(head)).cloned().collect()
     }
 
-    /// Subjects that `origin` need not carry: at least two of these hosts, of lower ids, carry the same.
+    /// The statements that hold and that no issuer has vouched for.
+    pub fn unvouched(&self) -> Vec<Arc<Policy>> {
+        self.heads.values().filter_map(|heads| heads.first()).filter(|head| !head.is_vouched).cloned().collect()
+    }
+
+    /// Subjects that `origin` need not carry: at least two of these hosts, of lower ids, carry the same, and
+    /// an issuer's word for it where `origin` has that.
     pub fn surplus_in(&self, origin: NodeId, lives: impl Fn(NodeId) -> bool) -> Vec<PolicyId> {
         let is_surplus = |own: &Policy| {
             let id = own.id();
             let lower = self.carried.range((id.clone(), NodeId([0; 16]))..(id, origin));
-            lower.filter(|((_, carrier), policy)| lives(*carrier) && policy.is_same(own)).count() >= 2
+            let as_good = |policy: &Policy| policy.is_same(own) && (policy.is_vouched || !own.is_vouched);
+            lower.filter(|((_, carrier), policy)| lives(*carrier) && as_good(policy)).count() >= 2
         };
         self.of(origin).filter(|policy| is_surplus(policy)).map(|policy| policy.id()).collect()
     }

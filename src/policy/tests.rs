@@ -25,7 +25,7 @@ fn policy(dot: Dot, seen: Vec<(NodeId, u64)>, change: Change) -> Arc<Policy> {
     let statement = Statement { dot, seen, operator: "anna".into(), at_unix_s: 0, change };
     statement.check().unwrap();
     let signed = Bytes::from(format!("{statement:?}").into_bytes());
-    Arc::new(Policy { statement, body: signed.clone(), signed })
+    Arc::new(Policy { statement, is_vouched: false, body: signed.clone(), signed })
 }
 
 /// What an operator at this host says who knows what the host knows.
@@ -107,6 +107,23 @@ fn two_living_hosts_of_lower_ids_are_enough_to_carry_a_policy() {
     let surplus = |origin, dead: u8| !policies.surplus_in(node(origin), |carrier| carrier != node(dead)).is_empty();
     assert_eq!([1, 2, 5, 9].map(|origin| surplus(origin, 0)), [false, false, true, true]);
     assert_eq!([1, 2, 5, 9].map(|origin| surplus(origin, 1)), [false, false, false, true]);
+}
+
+#[test]
+fn what_an_issuer_vouches_for_is_kept_in_that_form() {
+    let mut policies = Policies::default();
+    let deny = decide(&policies, node(2), intention(Action::Deny));
+    let vouched = Arc::new(Policy { is_vouched: true, body: Bytes::from_static(b"vouched"), ..Policy::clone(&deny) });
+    policies.hold(node(2), deny.clone());
+    assert_eq!(policies.unvouched(), [deny.clone()]);
+    assert_eq!(policies.hold(node(1), vouched.clone()), Held::Known);
+    assert_eq!(policies.hold(node(3), deny), Held::Known);
+    assert_eq!(policies.unvouched(), []);
+    assert_eq!(policies.orphans(|_| false), [vouched.clone()]);
+    policies.hold(node(4), vouched.clone());
+    assert_eq!(policies.surplus_in(node(4), |_| true), [], "of those before it only one has the issuer's word");
+    policies.hold(node(3), vouched);
+    assert_eq!(policies.surplus_in(node(4), |_| true), [id()]);
 }
 
 #[test]

@@ -54,12 +54,7 @@ enum Try {
 }
 
 /// Serves one captured connection from beginning to end: `client` made it to that address and port.
-pub(super) async fn serve(
-    worker: Rc<Worker>,
-    app: TcpStream,
-    client: SocketAddr,
-    (vip, port): (Ipv4Addr, u16),
-) {
+pub(super) async fn serve(worker: Rc<Worker>, app: TcpStream, client: SocketAddr, (vip, port): (Ipv4Addr, u16)) {
     worker.counters.captured.one();
     let _ = app.set_nodelay(true);
     let directory = worker.directory.load_full();

@@ -1,7 +1,8 @@
 //! Bodies of policy records: what an operator decided, signed by the operator, whoever carries it.
 //!
 //! ```text
-//! POLICY, any format   count of certificates 1 │ each: length 2, big endian, DER │ signature 64 │ statement
+//! POLICY, any format   count of certificates 1 │ each: length 2, big endian, DER │ signer 1 │ signature 64 │ statement
+//! signer               0 the operator, 1 an issuer that vouches for what an operator signed
 //! statement, format 1  1 │ bincode; nothing may follow
 //! signed               "weft policy 1\0" │ length of the cluster's name 1 │ the name │ statement
 //! ```
@@ -24,8 +25,10 @@ const CONTEXT: &[u8] = b"weft policy 1\0";
 /// What proves that an operator made a statement.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Proof {
-    /// The operator's certificate and its issuers', DER, leaf first.
+    /// The signer's certificate and its issuers', DER, leaf first.
     pub certificates: Vec<Vec<u8>>,
+    /// An issuer signed it, which had the operator's signature before it.
+    pub is_vouched: bool,
     /// Ed25519, over [`signed_bytes`].
     pub signature: [u8; SIGNATURE_BYTES],
 }
@@ -45,6 +48,7 @@ pub fn signed_bytes(cluster: &str, statement: &[u8]) -> Vec<u8> {
 /// A record's body, in [`POLICY_FORMAT`].
 pub fn encode_policy(proof: &Proof, statement: &[u8]) -> Result<Vec<u8>, BodyError> {
     let mut body = put_certificates(&proof.certificates).ok_or(BodyError::Certificates)?;
+    body.push(u8::from(proof.is_vouched));
     body.extend(proof.signature);
     body.extend(statement);
     if body.len() > BODY_BYTES_MAX {
@@ -59,14 +63,20 @@ pub fn decode_policy(format: u16, body: &[u8]) -> Result<(Policy, Proof), BodyEr
         return Err(BodyError::NewerFormat { what: "policy", format, known: POLICY_FORMAT });
     }
     let (certificates, rest) = take_certificates(body).ok_or(BodyError::Certificates)?;
+    let (is_vouched, rest) = match rest.split_first() {
+        Some((0, rest)) => (false, rest),
+        Some((1, rest)) => (true, rest),
+        _ => return Err(BodyError::Policy("it does not say who signed it".to_owned())),
+    };
     let (signature, signed) = rest
         .split_first_chunk::<SIGNATURE_BYTES>()
         .ok_or_else(|| BodyError::Policy("it has no signature".to_owned()))?;
-    let statement: Statement = codec::decode(signed, STATEMENT_BYTES_MAX)
-        .map_err(|error| BodyError::Codec { what: "policy", error })?;
+    let statement: Statement =
+        codec::decode(signed, STATEMENT_BYTES_MAX).map_err(|error| BodyError::Codec { what: "policy", error })?;
     statement.check().map_err(|error| BodyError::Policy(error.to_string()))?;
-    let proof = Proof { certificates, signature: *signature };
-    Ok((Policy { statement, body: Bytes::copy_from_slice(body), signed: Bytes::copy_from_slice(signed) }, proof))
+    let proof = Proof { certificates, is_vouched, signature: *signature };
+    let (body, signed) = (Bytes::copy_from_slice(body), Bytes::copy_from_slice(signed));
+    Ok((Policy { statement, is_vouched, body, signed }, proof))
 }
 
 #[cfg(test)]
@@ -96,7 +106,7 @@ mod tests {
     }
 
     fn body() -> Vec<u8> {
-        let proof = Proof { certificates: vec![vec![1; 300], vec![2; 200]], signature: [7; 64] };
+        let proof = Proof { certificates: vec![vec![1; 300], vec![2; 200]], is_vouched: true, signature: [7; 64] };
         encode_policy(&proof, &encode_statement(&statement()).unwrap()).unwrap()
     }
 
@@ -115,7 +125,7 @@ mod tests {
         for end in 0..body().len() {
             assert!(decode_policy(POLICY_FORMAT, &body()[..end]).is_err(), "{end}");
         }
-        let proof = Proof { certificates: vec![vec![1]], signature: [7; 64] };
+        let proof = Proof { certificates: vec![vec![1]], is_vouched: false, signature: [7; 64] };
         let senseless = Statement { seen: vec![(NodeId([1; 16]), 7)], ..statement() };
         let body = encode_policy(&proof, &encode_statement(&senseless).unwrap()).unwrap();
         assert!(matches!(decode_policy(POLICY_FORMAT, &body), Err(BodyError::Policy(_))));

@@ -51,7 +51,7 @@ use super::vips::Vips;
 use crate::api;
 use crate::catalog::{self, Catalog, Relay};
 use crate::gossip;
-use crate::identity::Identity;
+use crate::identity::{Identity, Voucher};
 use crate::model::{Callers, CatalogMessage, Directory, Instance, MemberState, NodeFacts, NodeId, Now, Version};
 use crate::proxy;
 use crate::store::StoreWriter;
@@ -116,6 +116,8 @@ pub(super) struct Beginning {
     /// How often in a row this host met its own later past; on disk.
     pub rises: u64,
     pub quarantine: Quarantine,
+    /// On an issuer's host.
+    pub voucher: Option<Voucher>,
 }
 
 pub(super) struct Owner {
@@ -167,7 +169,7 @@ pub(super) struct Owner {
 
 impl Owner {
     pub(super) fn new(begin: Beginning, out: Outlets) -> Owner {
-        let Beginning { identity, facts, epoch, swim, catalog, vips, has_seeds, rises, quarantine } = begin;
+        let Beginning { identity, facts, epoch, swim, catalog, vips, has_seeds, rises, quarantine, voucher } = begin;
         let local = identity.node;
         let mut gate = Gate::default();
         gate.know_self(&identity);
@@ -185,7 +187,7 @@ impl Owner {
             instances: BTreeMap::new(),
             unreachable: HashSet::new(),
             vips,
-            policies: Desk::default(),
+            policies: Desk::new(voucher),
             registry: Registry::default(),
             queue: Queue::default(),
             pending_checks: BTreeMap::new(),

@@ -3,7 +3,8 @@
 //! What is said about a subject is kept in `policy`, from the records of all hosts. A record that vanishes, because its host
 //! left, was forgotten or lost its disk, takes nothing away: as soon as no living host carries a statement that counts, the
 //! living host of the lowest id writes it into its own log, byte for byte. Should that one not do so (an older version), the
-//! next does, half a minute later. A host whose copy is not needed lets go of it.
+//! next does, half a minute later. A host whose copy is not needed lets go of it. Issuers vouch for what holds and carry it so:
+//! hosts that come after an operator's certificate has ended judge the issuer's.
 
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
@@ -15,7 +16,7 @@ use tracing::{error, info, warn};
 use super::super::own::OwnError;
 use super::Owner;
 use crate::api::{Refused, Reply};
-use crate::identity::{PolicyRefused, verify_record};
+use crate::identity::{PolicyRefused, Voucher, verify_record};
 use crate::model::{Intentions, NodeId, Now, Policy, PolicyId, Record, RecordKind};
 use crate::policy::{Held, Policies, SUBJECTS_MAX};
 use crate::store::{FileChange, FilesDone, Registration};
@@ -38,11 +39,16 @@ pub(super) struct Desk {
     compiled: Arc<Intentions>,
     keep_at: Option<Instant>,
     surplus_at: Option<Instant>,
+    voucher: Option<Voucher>,
     /// Statements that no living host carries, by what they say, and since when.
     orphans: BTreeMap<PolicyId, Instant>,
 }
 
 impl Desk {
+    pub(super) fn new(voucher: Option<Voucher>) -> Desk {
+        Desk { voucher, ..Desk::default() }
+    }
+
     /// What holds.
     pub(super) fn compiled(&self) -> &Arc<Intentions> {
         &self.compiled
@@ -165,13 +171,32 @@ impl Owner {
             return;
         }
         let Ok((policy, _)) = decode_policy(header.format, record.body()) else { return };
-        let is_held = self.policies.policies.heads().any(|head| head.is_same(&policy) || head.statement.replaces(&policy.statement));
+        let is_held = self
+            .policies
+            .policies
+            .heads()
+            .any(|head| head.is_same(&policy) || head.statement.replaces(&policy.statement));
         if is_held || !verify_record(&self.identity.record_key.public(), record) {
             return;
         }
         info!(subject = %policy.id(), ?now, "a policy that this host carried is told by others, and carried again");
         self.carry_or_log(&Arc::new(policy));
         drop(self.keep_carried());
+    }
+
+    /// On an issuer's host: what holds is carried under the issuer's word too. True if there was something.
+    fn vouch(&mut self) -> bool {
+        let Some(voucher) = &self.policies.voucher else { return false };
+        let unvouched = self.policies.policies.unvouched();
+        let vouched: Vec<_> = unvouched.iter().map(|policy| voucher.vouch(policy)).collect();
+        let there_was = !vouched.is_empty();
+        for policy in vouched {
+            match policy {
+                Ok(policy) => self.carry_or_log(&Arc::new(policy)),
+                Err(error) => error!(%error, "this issuer could not vouch for a policy"),
+            }
+        }
+        there_was
     }
 
     /// Takes over what nobody carries, and lets go of what need not be carried.
@@ -200,6 +225,7 @@ impl Owner {
                 changed = true;
             }
         }
+        changed |= self.vouch();
         let mut dropped = self.policies.policies.replaced_in(self.local);
         if self.policies.surplus_at.is_none_or(|at| at <= time) {
             self.policies.surplus_at = Some(time + SURPLUS_INTERVAL);

@@ -94,7 +94,18 @@ impl Bench {
             checks: requests,
             store: store.writer().unwrap(),
         };
-        let begin = Beginning { identity, facts, epoch, swim, catalog, vips, has_seeds: false, rises, quarantine };
+        let begin = Beginning {
+            identity,
+            facts,
+            epoch,
+            swim,
+            catalog,
+            vips,
+            has_seeds: false,
+            rises,
+            quarantine,
+            voucher: None,
+        };
         let mut owner = Owner::new(begin, out);
         owner.restore(records);
         owner.introduce(files, stored).unwrap();
