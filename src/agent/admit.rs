@@ -426,4 +426,44 @@ mod tests {
             assert!(matches!(judged, Verdict::Refused(found) if found == refusal), "{refusal:?}");
         }
     }
+
+    #[test]
+    fn a_policy_is_believed_for_its_operators_sake_whoever_carries_it() {
+        use crate::identity::{Operator, operator_create};
+        use crate::model::{Action, Change, Dot, Statement};
+
+        let (dir, identity, mut gate) = stranger();
+        let (other_dir, _, _) = stranger();
+        gate.know_self(&identity);
+        let day = std::time::Duration::from_secs(24 * 3600);
+        let anna = NodeName::parse("anna").unwrap();
+        let body = |dir: &tempfile::TempDir| {
+            let path = operator_create(dir.path(), &anna, day, dir.path()).unwrap().path;
+            let dot = Dot { lamport: 1, writer: NodeId([3; 16]) };
+            let change = Change::Default(Action::Deny);
+            let statement = Statement { dot, seen: Vec::new(), operator: "anna".into(), at_unix_s: 0, change };
+            Operator::load(&path).unwrap().sign(&statement).unwrap()
+        };
+        let (good, foreign, now) = (body(&dir), body(&other_dir), SystemTime::now());
+        let mut changed = good.clone();
+        let seen_at = changed.len() - 3;
+        changed[seen_at] ^= 1;
+        let policy = |key: &'static [u8], body: &[u8]| sign(&identity, RecordKind::POLICY, 1, key, body);
+        let admitted = gate.judge(&identity, &policy(b"default", &good), now);
+        assert!(matches!(admitted, Verdict::Admitted(Admitted::Policy(_))));
+        for (record, at, refusal) in [
+            (policy(b"default", &foreign), now, Refusal::Operator),
+            (policy(b"default", &good), now + 2 * day, Refusal::Operator),
+            (policy(b"intention/a/b", &good), now, Refusal::Malformed),
+            (policy(b"default", b"nonsense"), now, Refusal::Malformed),
+        ] {
+            let judged = gate.judge(&identity, &record, at);
+            assert!(matches!(judged, Verdict::Refused(found) if found == refusal), "{refusal:?}");
+        }
+        let changed = gate.judge(&identity, &policy(b"default", &changed), now);
+        assert!(matches!(changed, Verdict::Refused(Refusal::OperatorSignature | Refusal::Malformed)));
+        // What a newer agent writes is carried.
+        let newer = sign(&identity, RecordKind::POLICY, 2, b"default", b"\xff");
+        assert!(matches!(gate.judge(&identity, &newer, now), Verdict::Admitted(Admitted::Opaque)));
+    }
 }

@@ -21,6 +21,7 @@ mod maint;
 mod man;
 mod members;
 mod names;
+mod open_ports;
 mod output;
 mod register;
 mod reload;

@@ -127,21 +127,13 @@ pub(super) fn admit_wanted(worker: &Worker, wanted: &Wanted) -> Result<(), Denie
 
 /// Ends when a call that was let through must not go on, because an intention has changed. It is counted by then.
 pub(super) async fn turned(worker: &Worker, wanted: &Wanted) {
-    let mut changes = worker.changes.clone();
-    let mut judged = None;
     loop {
-        changes.borrow_and_update();
-        let intentions = worker.directory.load().intentions.clone();
-        // Most publications are about something else.
-        if judged.as_ref().is_none_or(|before| !std::sync::Arc::ptr_eq(before, &intentions)) {
-            if admit_wanted(worker, wanted).is_err() {
-                return;
-            }
-            judged = Some(intentions);
+        // Begun before the verdict, so that no change goes by between the two.
+        let changed = worker.intentions_changed.notified();
+        if admit_wanted(worker, wanted).is_err() {
+            return;
         }
-        if changes.changed().await.is_err() {
-            return std::future::pending().await;
-        }
+        changed.await;
     }
 }
 

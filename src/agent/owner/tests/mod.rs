@@ -1,10 +1,11 @@
 //! The owner with a real store and real keys, and channels in place of the drivers. `life` is a service from registration
 //! to withdrawal, `registering` what is taken, refused and kept, `operating` joins, reloads and a disk that was set back,
-//! `poison` records that it must not die of twice, and hosts and services gone mad.
+//! `poison` records that it must not die of twice, and hosts and services gone mad, `policies` what operators decide.
 
 mod life;
 mod operating;
 mod poison;
+mod policies;
 mod registering;
 
 use std::net::Ipv4Addr;
