@@ -38,6 +38,7 @@ use self::control::{Control, Inlets};
 use self::owner::{Beginning, Files, Outlets, Owner, Tally};
 use self::quarantine::Quarantine;
 use self::vips::Vips;
+use crate::api;
 use crate::catalog::{self, Catalog};
 use crate::config::{self, Config, default_advertise};
 use crate::gossip;
@@ -251,6 +252,7 @@ async fn run_here(config: Config) -> Result<(), AgentError> {
         own: local,
         traffic: Arc::new(move || traffic.snapshot()),
         versions: Arc::new(move |node| peers.versions(node)),
+        who_asks: api::WhoAsks { callers, groups, cluster: identity.cluster.clone() },
         capture: match capture {
             proxy::Mode::Redirect => "redirect",
             proxy::Mode::Bind => "bind",

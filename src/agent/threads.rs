@@ -142,6 +142,7 @@ pub(super) struct Services<'a> {
     pub own: Arc<ArcSwap<api::Local>>,
     pub traffic: api::TrafficSource,
     pub versions: api::VersionsSource,
+    pub who_asks: api::WhoAsks,
     /// How service addresses are captured, in a word.
     pub capture: &'static str,
     pub identity: Arc<Identity>,
@@ -186,6 +187,7 @@ impl Services<'_> {
             own,
             traffic,
             versions,
+            who_asks,
             capture,
             identity,
             tls,
@@ -219,6 +221,7 @@ impl Services<'_> {
         let verdicts = runner.verdicts();
         let output: api::CheckOutput = Arc::new(move |check| verdicts.get(check).map(|latest| latest.output));
         let bound = bound.with_check_output(output).with_local(own).with_traffic(traffic).with_versions(versions);
+        let bound = bound.with_who_asks(who_asks);
         let render: api::Metrics = Arc::new(move |text| sources.render(text));
         let data_dir = config.data_dir.clone();
         let work = async move {

@@ -32,6 +32,7 @@ mod socket;
 pub(crate) mod specimen;
 mod telemetry;
 mod watch;
+mod whoami;
 mod write_deadline;
 mod writes;
 
@@ -57,6 +58,7 @@ pub use keyring::{
 };
 pub use local::{Local, LocalCheck, LocalService};
 pub use server::{Bound, bind};
+pub use whoami::WhoAsks;
 
 /// What the API is told at start.
 #[derive(Debug, Clone)]

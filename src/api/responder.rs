@@ -27,6 +27,7 @@ use super::request::Asked;
 use super::router::{MetricsForm, Outcome, route};
 use super::telemetry::{prometheus, telemetry};
 use super::watch::{Hub, Resource};
+use super::whoami::{Ends, WhoAsks};
 use super::writes::{Write, decide, refused};
 use super::{CheckOutput, Command, Counters, Local, Metrics, Settings, TrafficSource, VersionsSource};
 use crate::model::Directory;
@@ -59,6 +60,7 @@ pub(super) struct Shared {
     pub(super) metrics: Metrics,
     pub(super) traffic: TrafficSource,
     pub(super) versions: VersionsSource,
+    pub(super) who_asks: Option<WhoAsks>,
     pub(super) check_output: CheckOutput,
     pub(super) commands: mpsc::Sender<Command>,
     /// Bodies that may still be read beside those that are.
@@ -106,6 +108,7 @@ impl Shared {
     pub(super) async fn answer(
         &self,
         via: Via,
+        ends: Option<Ends>,
         request: Request<Incoming>,
         stopping: watch::Receiver<bool>,
     ) -> Response<Full<Bytes>> {
@@ -123,6 +126,11 @@ impl Shared {
         if let Some(order) = keyring::decide(&asked) {
             let answer = Box::pin(self.keyring(via, &head.headers, order, body)).await;
             return self.respond(answer);
+        }
+        if let Some(who_asks) =
+            self.who_asks.as_ref().filter(|_| asked.segments() == ["v1", "weft", "whoami"] && asked.reads())
+        {
+            return self.respond(Box::pin(who_asks.tell(ends.as_ref())).await);
         }
         let Some(write) = decide(&asked) else {
             // A client that waits must not hold its head: the two share hyper's buffer.

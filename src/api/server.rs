@@ -21,6 +21,7 @@ use super::guard::Via;
 use super::responder::{Recent, Shared, stopped};
 use super::socket::Socket;
 use super::watch::Hub;
+use super::whoami::{Ends, WhoAsks};
 use super::write_deadline::WriteDeadline;
 use super::{
     ApiError, CheckOutput, Command, Counters, Local, Metrics, Settings, Traffic, TrafficSource, VersionsSource,
@@ -44,7 +45,18 @@ pub async fn bind(settings: Settings) -> Result<Bound, ApiError> {
     let traffic: TrafficSource = Arc::new(Traffic::default);
     let versions: VersionsSource = Arc::new(|_| None);
     let own = Arc::new(ArcSwap::from_pointee(Local::default()));
-    Ok(Bound { settings, tcp, local, unix, check_output, own, traffic, versions, counters: Arc::default() })
+    Ok(Bound {
+        settings,
+        tcp,
+        local,
+        unix,
+        check_output,
+        own,
+        traffic,
+        versions,
+        who_asks: None,
+        counters: Arc::default(),
+    })
 }
 
 /// Listeners that do not answer yet.
@@ -57,6 +69,7 @@ pub struct Bound {
     own: Arc<ArcSwap<Local>>,
     traffic: TrafficSource,
     versions: VersionsSource,
+    who_asks: Option<WhoAsks>,
     counters: Arc<Counters>,
 }
 
@@ -95,6 +108,12 @@ impl Bound {
         self
     }
 
+    /// Tells programs in `/v1/weft/whoami` which service they call as.
+    pub fn with_who_asks(mut self, who_asks: WhoAsks) -> Bound {
+        self.who_asks = Some(who_asks);
+        self
+    }
+
     /// Serves until `shutdown` turns true or its sender is gone; answers under way are finished.
     pub async fn run(
         self,
@@ -104,7 +123,7 @@ impl Bound {
         commands: mpsc::Sender<Command>,
         mut shutdown: watch::Receiver<bool>,
     ) {
-        let Bound { settings, tcp, unix, check_output, own, traffic, versions, counters, .. } = self;
+        let Bound { settings, tcp, unix, check_output, own, traffic, versions, who_asks, counters, .. } = self;
         let hub = Hub::new(directory.clone(), own.clone());
         let waking = tokio::spawn(hub.clone().run(changes));
         let limit = || Arc::new(Semaphore::new(settings.limits.connections_max));
@@ -118,6 +137,7 @@ impl Bound {
             metrics,
             traffic,
             versions,
+            who_asks,
             check_output,
             commands,
             bodies,
@@ -128,17 +148,18 @@ impl Bound {
         loop {
             tokio::select! {
                 accepted = tcp.accept() => match accepted {
-                    Ok((stream, _)) => if let Some(slot) = shared.slot(&tcp_slots) {
+                    Ok((stream, client)) => if let Some(slot) = shared.slot(&tcp_slots) {
+                        let ends = stream.local_addr().ok().map(|remote| Ends { local: client, remote });
                         let via = Via::Tcp(stream.local_addr().map_or(shared.settings.listen.ip(), |local| local.ip()));
                         let stream = WriteDeadline::new(stream, shared.settings.limits.write_timeout);
-                        connections.spawn(serve(stream, via, shared.clone(), shutdown.clone(), slot));
+                        connections.spawn(serve(stream, via, ends, shared.clone(), shutdown.clone(), slot));
                     },
                     Err(error) => pause(&error).await,
                 },
                 accepted = accept_unix(unix.as_ref()) => match accepted {
                     Ok(stream) => if let Some(slot) = shared.slot(&unix_slots) {
                         let stream = WriteDeadline::new(stream, shared.settings.limits.write_timeout);
-                        connections.spawn(serve(stream, Via::Unix, shared.clone(), shutdown.clone(), slot));
+                        connections.spawn(serve(stream, Via::Unix, None, shared.clone(), shutdown.clone(), slot));
                     },
                     Err(error) => pause(&error).await,
                 },
@@ -181,6 +202,7 @@ impl Shared {
 async fn serve<S: AsyncRead + AsyncWrite + Unpin + 'static>(
     stream: S,
     via: Via,
+    ends: Option<Ends>,
     shared: Arc<Shared>,
     mut shutdown: watch::Receiver<bool>,
     _slot: OwnedSemaphorePermit,
@@ -189,7 +211,7 @@ async fn serve<S: AsyncRead + AsyncWrite + Unpin + 'static>(
     let stopping = shutdown.clone();
     let service = service_fn(move |request: Request<Incoming>| {
         let (shared, stopping) = (answering.clone(), stopping.clone());
-        async move { Ok::<_, Infallible>(shared.answer(via, request, stopping).await) }
+        async move { Ok::<_, Infallible>(shared.answer(via, ends, request, stopping).await) }
     });
     let mut http = http1::Builder::new();
     http.timer(TokioTimer::new()).header_read_timeout(shared.settings.limits.head_timeout).max_buf_size(HEAD_BYTES_MAX);

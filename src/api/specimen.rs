@@ -182,6 +182,7 @@ pub(crate) fn traffic() -> Traffic {
     let edge = Edge {
         direction: Direction::Out,
         caller: "web-01".into(),
+        caller_service: String::new(),
         node: "web-01".into(),
         service: "billing".into(),
         instance: "billing".into(),

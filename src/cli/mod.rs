@@ -32,6 +32,7 @@ mod token;
 mod top;
 mod validate;
 mod watch;
+mod whoami;
 
 use std::ffi::OsString;
 use std::process::ExitCode;
@@ -68,6 +69,7 @@ enum Verb {
     Explain(explain::Args),
     Top(top::Args),
     Watch(watch::Args),
+    Whoami(whoami::Args),
     Register(register::Args),
     Deregister(deregister::Args),
     Check(check::Args),
@@ -128,6 +130,7 @@ fn run(cli: Cli) -> Result<(), CliError> {
         Verb::Explain(args) => explain::run(&args, &globals),
         Verb::Top(args) => top::run(&args, &globals),
         Verb::Watch(args) => watch::run(args, &globals),
+        Verb::Whoami(args) => whoami::run(&args, &globals),
         Verb::Register(args) => register::run(&args, &globals),
         Verb::Deregister(args) => deregister::run(&args, &globals),
         Verb::Check(args) => check::run(&args, &globals),

@@ -144,7 +144,7 @@ mod tests {
 
     #[test]
     fn the_api_cannot_say_who_a_service_is() {
-        for key in ["Unit", "user", "CGroup"] {
+        for key in ["Unit", "user", "Cgroup"] {
             let body = format!("{{\"Name\": \"billing\", \"{key}\": \"x.service\"}}");
             let error = service_registration(body.as_bytes()).unwrap_err().to_string();
             assert!(error.contains("cannot be set by the API") && error.contains("services.d"), "{error}");

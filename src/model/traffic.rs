@@ -28,13 +28,15 @@ pub struct Traffic {
     pub edges: Vec<Edge>,
 }
 
-/// Calls from one host to one instance of a service.
+/// Calls from one host, or one service there, to one instance of a service.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Edge {
     /// Which way.
     pub direction: Direction,
     /// The host that called, by name.
     pub caller: String,
+    /// Of `in`: the service that the calling program was attested as; empty where it is anonymous, and of `out`.
+    pub caller_service: String,
     /// The host that served, by name; empty where no instance took the call.
     pub node: String,
     /// The service.

@@ -68,7 +68,7 @@ pub(super) async fn serve(worker: Rc<Worker>, app: TcpStream, client: SocketAddr
     drop(directory);
     let caller = worker.caller_of(&app, client, vip, port).await;
     if service.protocol.is_http() {
-        let target = http::Target::new(service.name.clone(), tag, caller, &worker.settings.cluster);
+        let target = http::Target::new(service.name.clone(), tag, caller.as_ref(), &worker.settings.cluster);
         drop(service);
         return http::serve_application(worker, app, target).await;
     }

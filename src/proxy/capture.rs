@@ -28,6 +28,8 @@ const RETRY_INTERVAL: Duration = Duration::from_secs(30);
 const PROBE_TIMEOUT: Duration = Duration::from_secs(1);
 /// Pending connections a listener; the kernel caps it at `net.core.somaxconn`.
 const BACKLOG: i32 = 4096;
+/// The interface that all calls to service addresses come over.
+const LOOPBACK: &[u8] = b"lo";
 /// In bind mode every VIP and port is a descriptor a worker.
 const BOUND_MAX: usize = 8192;
 
@@ -67,12 +69,33 @@ pub(super) fn bind_all(address: SocketAddr, workers: usize) -> io::Result<Vec<st
     (0..workers).map(|_| bind_one(address, true)).collect()
 }
 
+/// Binds where the redirect rule sends calls: the port of `address` and the one after it, two listeners a worker. The rule
+/// keeps the services' addresses, so they are taken on every address, of loopback alone.
+pub(super) fn bind_captured(address: SocketAddr, workers: usize) -> io::Result<Vec<[std::net::TcpListener; 2]>> {
+    let second = address.port().checked_add(1).ok_or_else(|| io::Error::other("there is no port after it"))?;
+    let bind = |port: u16| {
+        let any = SocketAddr::from((Ipv4Addr::UNSPECIFIED, port));
+        drop(bind_on(any, false, Some(LOOPBACK))?);
+        (0..workers).map(|_| bind_on(any, true, Some(LOOPBACK))).collect::<io::Result<Vec<_>>>()
+    };
+    Ok(bind(address.port())?.into_iter().zip(bind(second)?).map(|(one, other)| [one, other]).collect())
+}
+
 fn bind_one(address: SocketAddr, share: bool) -> io::Result<std::net::TcpListener> {
+    bind_on(address, share, None)
+}
+
+fn bind_on(address: SocketAddr, share: bool, device: Option<&[u8]>) -> io::Result<std::net::TcpListener> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
     socket.set_reuse_address(true)?;
     socket.set_reuse_port(share)?;
     if address.is_ipv6() {
         socket.set_only_v6(false)?;
+    }
+    // Before Linux 5.7 that takes a privilege; what does not come over loopback is not served then.
+    match device.map(|device| socket.bind_device(Some(device))) {
+        Some(Err(error)) if error.kind() != io::ErrorKind::PermissionDenied => return Err(error),
+        _ => {}
     }
     socket.bind(&address.into())?;
     if share {

@@ -143,6 +143,7 @@ impl Endpoints {
             let key = Key {
                 direction: Direction::Out,
                 caller: caller.to_owned(),
+                caller_service: String::new(),
                 node: node.facts.name.to_string(),
                 service: service.name.to_string(),
                 instance: instance.id.to_string(),

@@ -178,12 +178,16 @@ pub fn start(settings: Settings, wires: Wires) -> Result<Proxy, ProxyError> {
         capture::bind_all(address, count).map_err(|error| ProxyError::Listen { address, what, key, error })
     };
     let mesh = listen(settings.mesh_listen, "mesh", "mesh.listen")?;
+    let listen_captured = || {
+        let (address, what, key) = (settings.capture_listen, "capture, and the port after it", "proxy.capture_listen");
+        capture::bind_captured(address, count).map_err(|error| ProxyError::Listen { address, what, key, error })
+    };
     let captured = match settings.capture {
         Capture::Bind => None,
-        Capture::Redirect => Some(listen(settings.capture_listen, "capture", "proxy.capture_listen")?),
-        Capture::Auto => listen(settings.capture_listen, "capture", "proxy.capture_listen")
-            .inspect_err(|error| warn!(%error, "VIPs will be bound one by one instead"))
-            .ok(),
+        Capture::Redirect => Some(listen_captured()?),
+        Capture::Auto => {
+            listen_captured().inspect_err(|error| warn!(%error, "VIPs will be bound one by one instead")).ok()
+        }
     };
     let settings = Arc::new(settings);
     let counters = Arc::new(Counters::default());
@@ -197,8 +201,8 @@ pub fn start(settings: Settings, wires: Wires) -> Result<Proxy, ProxyError> {
         ChaCha8Rng::try_from_rng(&mut rand::rngs::SysRng).map_err(|error| ProxyError::Random(error.to_string()))?;
     for (index, mesh) in mesh.into_iter().enumerate() {
         let (sender, listeners) = mpsc::unbounded_channel();
-        let first = [Some(Listener::Mesh(mesh)), captured.next().map(Listener::Captured)];
-        for listener in first.into_iter().flatten() {
+        let captured = captured.next().into_iter().flatten().map(Listener::Captured);
+        for listener in std::iter::once(Listener::Mesh(mesh)).chain(captured) {
             // The receiver is in hand, so this cannot fail.
             let _ = sender.send(listener);
         }

@@ -187,7 +187,12 @@ async fn serve_stream(worker: &Rc<Worker>, mut link: Link, open: &Open, not_afte
         worker.reset(link, RstReason::NotAllowed);
         return None;
     }
-    let asked = Asked { service: open.service.clone(), instance: open.instance.clone(), tag: open.tag.clone() };
+    let asked = Asked {
+        service: open.service.clone(),
+        instance: open.instance.clone(),
+        tag: open.tag.clone(),
+        caller: open.caller.clone(),
+    };
     let instance = match find(worker, &asked) {
         Ok(instance) => instance,
         Err(reason) => {
@@ -265,6 +270,8 @@ pub(super) struct Asked {
     pub(super) service: ServiceName,
     pub(super) instance: ServiceId,
     pub(super) tag: Option<Tag>,
+    /// Which service calls, as far as the calling host may say so.
+    pub(super) caller: Option<ServiceName>,
 }
 
 /// The instance that is asked for: one of this host's, of that service, with that tag, that takes calls.

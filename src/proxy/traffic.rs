@@ -19,6 +19,8 @@ const BUCKETS: usize = BUCKET_BOUNDS_US.len() + 1;
 pub(super) struct Key {
     pub direction: Direction,
     pub caller: String,
+    /// The service that calls, of calls of other hosts.
+    pub caller_service: String,
     pub node: String,
     pub service: String,
     pub instance: String,
@@ -115,7 +117,13 @@ impl Registry {
             edges.retain(|_, cells| Arc::strong_count(cells) > 1);
         }
         let key = if edges.len() >= EDGES_MAX {
-            Key { caller: String::new(), node: String::new(), instance: String::new(), ..key }
+            Key {
+                caller: String::new(),
+                caller_service: String::new(),
+                node: String::new(),
+                instance: String::new(),
+                ..key
+            }
         } else {
             key
         };
@@ -153,6 +161,7 @@ fn edge(key: Key, cells: &Cells) -> Edge {
     Edge {
         direction: key.direction,
         caller: key.caller,
+        caller_service: key.caller_service,
         node: key.node,
         service: key.service,
         instance: key.instance,
@@ -174,6 +183,7 @@ mod tests {
         Key {
             direction: Direction::Out,
             caller: "a".into(),
+            caller_service: String::new(),
             node: "b".into(),
             service: "web".into(),
             instance: instance.into(),

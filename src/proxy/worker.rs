@@ -32,11 +32,13 @@ use super::serving::Asked;
 use super::traffic::{Cells, Key, Registry};
 use super::{EnrollConnection, Event, Settings, caller, reach, serving};
 use crate::identity::{PeerIdentity, TlsContexts};
-use crate::model::{Direction, Directory, MemberState, Node, NodeId, Protocol, ServiceId};
+use crate::model::{Direction, Directory, MemberState, Node, NodeId, Protocol, ServiceId, ServiceName};
 use crate::wire::frame::RstReason;
 
 /// Pause after an accept that failed for want of descriptors or memory.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+/// Callers of instances of this host whose counts are kept at hand.
+const INBOUND_MAX: usize = 4096;
 const PRUNE_INTERVAL: Duration = Duration::from_secs(5);
 
 /// A bound port that this worker accepts on.
@@ -67,6 +69,9 @@ pub(super) struct Parts {
     pub rng: ChaCha8Rng,
 }
 
+/// Who calls, from where, and whom.
+type Inbound = (NodeId, Option<ServiceName>, ServiceId);
+
 pub(super) struct Worker {
     pub settings: Arc<Settings>,
     pub local: NodeId,
@@ -87,7 +92,7 @@ pub(super) struct Worker {
     pub access_log: Option<AccessLogger>,
     pub attest: Attest,
     /// Counts of calls from other hosts.
-    inbound: RefCell<HashMap<(NodeId, ServiceId), Arc<Cells>>>,
+    inbound: RefCell<HashMap<Inbound, Arc<Cells>>>,
     pub scratch: Scratch,
     pub rng: RefCell<ChaCha8Rng>,
     /// Wakes the streams to a host when it has failed or left.
@@ -169,7 +174,7 @@ async fn prune(worker: Rc<Worker>) {
         worker.local_pool.prune();
         let directory = worker.directory.load();
         worker.endpoints.prune(&directory);
-        worker.inbound.borrow_mut().retain(|(node, _), _| directory.nodes.contains_key(node));
+        worker.inbound.borrow_mut().retain(|(node, ..), _| directory.nodes.contains_key(node));
     }
 }
 
@@ -241,6 +246,7 @@ impl Worker {
             Listener::Captured(_) => {
                 // Without a rule in between, the original destination is the listener itself, which is no VIP.
                 let target = SockRef::from(&tcp).original_dst_v4().ok().and_then(|address| address.as_socket());
+                let target = target.filter(|_| tcp.local_addr().is_ok_and(|local| local.ip().is_loopback()));
                 self.take_call(tcp, client, target);
             }
             Listener::Vip(_) => {
@@ -286,13 +292,20 @@ impl Worker {
             self.traffic.cells(Key {
                 direction: Direction::In,
                 caller: peer.name.to_string(),
+                caller_service: asked.caller.as_ref().map(ToString::to_string).unwrap_or_default(),
                 node: own.to_owned(),
                 service: asked.service.to_string(),
                 instance: asked.instance.to_string(),
                 protocol,
             })
         };
-        self.inbound.borrow_mut().entry((peer.node, asked.instance.clone())).or_insert_with(make).clone()
+        let mut inbound = self.inbound.borrow_mut();
+        // A host whose certificate grants every service may name any number of callers.
+        if inbound.len() >= INBOUND_MAX {
+            inbound.clear();
+        }
+        let key = (peer.node, asked.caller.clone(), asked.instance.clone());
+        inbound.entry(key).or_insert_with(make).clone()
     }
 
     /// Opens a connection to a host's agent and checks that it is that host.

@@ -140,6 +140,18 @@ fn explain() {
 }
 
 #[test]
+fn whoami() {
+    let billing = r#"{"service":"billing","client":"spiffe://prod/service/billing","uid":1001,
+                      "cgroup":"/system.slice/billing.service","why":"it is a program of billing"}"#;
+    let nobody = r#"{"service":null,"client":"spiffe://prod/anonymous","uid":null,"cgroup":null,
+                     "why":"the kernel does not find its socket"}"#;
+    let answers = [("GET /v1/weft/whoami", vec![Canned::ok(billing)])];
+    assert_snapshot("whoami", &answers, &[&["whoami"], &["whoami", "--json"]]);
+    let answers = [("GET /v1/weft/whoami", vec![Canned::ok(nobody)])];
+    assert_snapshot("whoami_nobody", &answers, &[&["whoami"]]);
+}
+
+#[test]
 fn top() {
     let answers = [
         ("GET /v1/weft/status", once(canned::STATUS)),
@@ -373,6 +385,7 @@ fn an_agent_that_is_not_there_is_exit_code_three_for_every_verb() {
         "services",
         "explain x",
         "top --once",
+        "whoami",
         "watch x",
         "deregister x",
         "maint on",

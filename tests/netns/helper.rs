@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use serde_json::Value;
 
 use crate::host::Host;
-use crate::{attack, backend, grpc, keep_alive, keyring, load, parts, raw, websocket};
+use crate::{attack, attest, backend, grpc, keep_alive, keyring, load, parts, raw, websocket};
 
 /// Names the job; unset in an ordinary run of the tests.
 const JOB: &str = "WEFT_NETNS_JOB";
@@ -44,6 +44,9 @@ fn a_process_inside_a_namespace_does_its_job() {
         "keep_alive" => keep_alive::client(&arguments),
         "datagrams" => attack::datagrams(&arguments),
         "streams" => attack::streams(&arguments),
+        "one_port" => attest::one_port(&arguments),
+        "closes" => attest::closes(&arguments),
+        "liar" => attest::liar(&arguments),
         "stolen" => keyring::send(&arguments),
         other => panic!("no job {other}"),
     }

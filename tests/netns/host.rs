@@ -171,8 +171,10 @@ impl Host {
     pub(crate) fn spawn_agent(&self) {
         let log = self.agent_log();
         let before = fs::read_to_string(&log).unwrap_or_default().len();
-        let mut command = self.command(WEFT);
-        command.args(["agent", "--config"]).arg(self.folder.join("weft.toml"));
+        // `ip netns exec` hides the control groups, which a real host has; without them units are not known.
+        let script = "mount -t cgroup2 none /sys/fs/cgroup 2>/dev/null; exec \"$0\" \"$@\"";
+        let mut command = self.command("sh");
+        command.args(["-c", script, WEFT, "agent", "--config"]).arg(self.folder.join("weft.toml"));
         command.arg("--data-dir").arg(self.data_dir()).env("RUST_BACKTRACE", "1");
         let agent = Process::start(&format!("agent of {}", self.name), &mut command, &log);
         *self.agent.lock().expect("agent") = Some(Started { agent, before });

@@ -21,6 +21,7 @@ mod raw;
 mod timeline;
 
 // What must hold.
+mod attest;
 mod big_bodies;
 mod call_by_name;
 mod cut_off;

@@ -232,6 +232,7 @@ impl Sample {
             let labels = [
                 ("direction", word(edge.direction)),
                 ("caller", edge.caller.as_str()),
+                ("caller_service", edge.caller_service.as_str()),
                 ("node", edge.node.as_str()),
                 ("service", edge.service.as_str()),
                 // `instance` is the label that scrapers give to their targets.

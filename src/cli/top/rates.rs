@@ -20,6 +20,9 @@ pub(super) struct Sample {
 struct Counted {
     direction: Direction,
     caller: String,
+    /// An agent of an older version does not tell.
+    #[serde(default)]
+    caller_service: String,
     node: String,
     service: String,
     instance: String,
@@ -81,7 +84,7 @@ pub(super) struct Line {
     pub(super) retries_per_second: f64,
 }
 
-/// Who called whom. `node` and `instance` are empty where no instance took the call.
+/// Who called whom: a host, or `SERVICE@HOST` where the service is known. `node` and `instance` are empty where no instance took the call.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub(super) struct Ends {
     pub(super) caller: String,
@@ -99,11 +102,11 @@ struct Sum {
     latency: [u64; BUCKETS],
 }
 
-type Key<'a> = (Direction, &'a str, &'a str, &'a str, &'a str);
+type Key<'a> = (Direction, &'a str, [&'a str; 2], &'a str, &'a str);
 
 impl Counted {
     fn key(&self) -> Key<'_> {
-        (self.direction, &self.service, &self.caller, &self.node, &self.instance)
+        (self.direction, &self.service, [&self.caller, &self.caller_service], &self.node, &self.instance)
     }
 }
 
@@ -118,7 +121,11 @@ pub(super) fn between(before: &Sample, after: &Sample) -> Rates {
     for edge in &after.edges {
         let sum = difference(edge, known.get(&edge.key()).copied());
         services.entry((edge.direction, &edge.service)).or_default().add(&sum);
-        let ends = Ends { caller: edge.caller.clone(), node: edge.node.clone(), instance: edge.instance.clone() };
+        let caller = match edge.caller_service.as_str() {
+            "" => edge.caller.clone(),
+            service => format!("{service}@{}", edge.caller),
+        };
+        let ends = Ends { caller, node: edge.node.clone(), instance: edge.instance.clone() };
         edges.push(line(edge.direction, &edge.service, Some(ends), &sum, seconds));
     }
     let services = services.iter().map(|((direction, service), sum)| line(*direction, service, None, sum, seconds));
@@ -233,6 +240,7 @@ mod tests {
         Counted {
             direction: Direction::Out,
             caller: "web-01".into(),
+            caller_service: String::new(),
             node: "db-01".into(),
             service: service.into(),
             instance: instance.into(),

@@ -93,7 +93,7 @@ async fn serve_request(
         return Err(Reason::NotAllowed);
     }
     let client = client(&worker.settings.cluster, caller.as_ref());
-    let asked = Asked { service, instance, tag };
+    let asked = Asked { service, instance, tag, caller };
     let instance = find(worker, &asked).map_err(|_| Reason::Refused)?;
     admit_request(worker, caller.as_ref(), &asked.service, (request.method(), request.uri())).map_err(|denied| {
         *rule = Some(denied.rule);

@@ -45,11 +45,11 @@ impl Target {
     pub(in crate::proxy) fn new(
         service: ServiceName,
         tag: Option<Tag>,
-        caller: Option<ServiceName>,
+        caller: Option<&ServiceName>,
         cluster: &str,
     ) -> Target {
-        let claim = caller.as_ref().and_then(|caller| HeaderValue::from_str(caller.as_str()).ok());
-        Target { service, tag, claim, client: headers::client(cluster, caller.as_ref()) }
+        let claim = caller.and_then(|caller| HeaderValue::from_str(caller.as_str()).ok());
+        Target { service, tag, claim, client: headers::client(cluster, caller) }
     }
 }
 

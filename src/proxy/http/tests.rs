@@ -268,7 +268,8 @@ fn requests_of_one_connection_go_to_every_instance_and_the_heads_are_clean() {
         for _ in 0..40 {
             let request =
                 b"GET /a?b HTTP/1.1\r\nHost: web.mesh.internal\r\nConnection: keep-alive, X-Hop\r\nX-Hop: 1\r\n\
-                weft-instance: forged\r\ntraceparent: 00-1-2-01\r\nx-forwarded-for: 192.0.2.1\r\n\r\n";
+                weft-instance: forged\r\nX-Weft-Client: spiffe://test/service/boss\r\nX_weft-client: boss\r\n\
+                weft-caller: boss\r\ntraceparent: 00-1-2-01\r\nx-forwarded-for: 192.0.2.1\r\n\r\n";
             application.write_all(request).await.unwrap();
             let answer = read_answer(&mut application, "ok").await;
             assert!(answer.starts_with("HTTP/1.1 200 OK\r\n"), "{answer}");
@@ -281,7 +282,8 @@ fn requests_of_one_connection_go_to_every_instance_and_the_heads_are_clean() {
             {
                 assert!(request.contains(header), "{request}");
             }
-            for gone in ["x-hop", "connection", "weft-"] {
+            assert!(request.contains("\r\nx-weft-client: spiffe://test/anonymous\r\n"), "{request}");
+            for gone in ["x-hop", "connection", "\nweft-", "boss"] {
                 assert!(!request.contains(gone), "{gone} in {request}");
             }
         }
