@@ -95,14 +95,16 @@ async fn serve_request(
     let client = client(&worker.settings.cluster, caller.as_ref());
     let asked = Asked { service, instance, tag, caller };
     let instance = find(worker, &asked).map_err(|_| Reason::Refused)?;
-    admit_request(worker, caller.as_ref(), &asked.service, (request.method(), request.uri())).map_err(|denied| {
-        *rule = Some(denied.rule);
-        Reason::Denied
-    })?;
+    admit_request(worker, asked.caller.as_ref(), &asked.service, (request.method(), request.uri())).map_err(
+        |denied| {
+            *rule = Some(denied.rule);
+            Reason::Denied
+        },
+    )?;
     let under_way = UnderWay::begin(worker, peer, &asked, &instance);
     worker.counters.streams_in.one();
     if request.method() == Method::CONNECT {
-        let wanted = Wanted::upgrade(caller, &asked.service, request.uri());
+        let wanted = Wanted::upgrade(asked.caller.clone(), &asked.service, request.uri());
         return Box::pin(upgrade::serve(worker, &instance, client, wanted, request)).await;
     }
     let (parts, body) = request.into_parts();
