@@ -89,6 +89,7 @@ async fn what_no_living_host_carries_is_carried_on() {
     let made_there = Statement { dot: Dot { lamport: 1, writer: gone }, ..statement(&bench, Action::Deny) };
     let policy = Arc::new(read(&operator(dir.path(), "anna").sign(&made_there).unwrap()));
     bench.owner.note_policy(gone, &policy);
+    bench.owner.dirty = true;
     bench.turn();
     assert_eq!(default_action(&bench), Action::Deny);
     assert!(!is_carried(&bench, &PolicyId::Default), "its host may only be restarting");
@@ -106,6 +107,7 @@ async fn what_no_living_host_carries_is_carried_on() {
     let later =
         Arc::new(read(&operator(dir.path(), "berta").sign(&Statement { operator: "berta".into(), ..later }).unwrap()));
     bench.owner.note_policy(NodeId([8; 16]), &later);
+    bench.owner.dirty = true;
     bench.turn();
     assert_eq!(default_action(&bench), Action::Allow);
     assert!(!is_carried(&bench, &PolicyId::Default));
