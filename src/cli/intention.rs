@@ -266,7 +266,7 @@ impl Decide {
             format!("{} may{} call", self.source, if action == Action::Allow { "" } else { " not" })
         };
         let what = format!("{what} {}", self.destination);
-        bring(&client, &operator, form, Change::Intention(intention), what, globals)
+        bring(&client, &operator, &form, Change::Intention(intention), what, globals)
     }
 }
 
@@ -283,7 +283,7 @@ impl Delete {
             return Err(not_found.exiting(super::output::EXIT_NOT_FOUND));
         }
         let change = Change::Delete(PolicyId::Intention { source, destination });
-        bring(&client, &operator, form, change, what, globals)
+        bring(&client, &operator, &form, change, what, globals)
     }
 }
 
@@ -303,7 +303,7 @@ impl Default {
         let form: Form = client.get_json(POLICY)?.value;
         let action = Action::from(word);
         let what = format!("calls that no intention is about: {action}");
-        bring(&client, &operator, form, Change::Default(action), what, globals)
+        bring(&client, &operator, &form, Change::Default(action), what, globals)
     }
 }
 
@@ -311,7 +311,7 @@ impl Default {
 fn bring(
     client: &Client,
     operator: &Operator,
-    form: Form,
+    form: &Form,
     change: Change,
     what: String,
     globals: &Globals,

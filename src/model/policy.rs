@@ -446,7 +446,7 @@ mod tests {
         assert_eq!(good.check(), Ok(()));
         let old = Statement { seen: vec![(NodeId([2; 16]), 2)], ..good.clone() };
         let twice = Statement { seen: vec![(NodeId([2; 16]), 1); 2], ..good.clone() };
-        let nobody = Statement { operator: String::new(), ..good.clone() };
+        let nobody = Statement { operator: String::new(), ..good };
         for wrong in [old, twice, nobody] {
             assert!(matches!(wrong.check(), Err(PolicyError::Contradiction(_))));
         }
