@@ -13,6 +13,7 @@ pub mod gossip;
 pub mod health;
 pub mod identity;
 pub mod model;
+pub mod policy;
 pub mod proxy;
 pub mod route;
 pub mod store;

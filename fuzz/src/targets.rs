@@ -17,6 +17,7 @@ use weft::wire::codec;
 use weft::wire::frame::{FrameHeader, HEADER_BYTES, Open, RstReason};
 use weft::wire::keyring::Keyring;
 use weft::wire::packet::{self, Content, Datagram};
+use weft::wire::policy;
 use weft::wire::protocol::{PROTOCOL_MAX, Versioned};
 use weft::wire::seal::{GossipKey, Opener, Sealer};
 use weft::wire::stream::{self, StreamReply, StreamRequest};
@@ -124,6 +125,9 @@ fn node_and_instance(format: u16, bytes: &[u8]) {
         && let Ok(written) = body::encode_instance(&instance)
     {
         assert_eq!(body::decode_instance(body::INSTANCE_FORMAT, &written), Ok(instance));
+    }
+    if let Ok((policy, proof)) = policy::decode_policy(format, bytes) {
+        assert_eq!(policy::encode_policy(&proof, &policy.signed), Ok(bytes.to_vec()));
     }
 }
 

@@ -8,9 +8,10 @@ use std::time::SystemTime;
 
 use tracing::warn;
 
-use crate::identity::{Identity, PeerIdentity, verify_record};
-use crate::model::{Instance, NodeFacts, NodeId, Record, RecordKind, ServiceName};
+use crate::identity::{Identity, PeerIdentity, PolicyRefused, verify_record};
+use crate::model::{Instance, NodeFacts, NodeId, Policy, Record, RecordKind, ServiceName};
 use crate::wire::body::{self, BodyError};
+use crate::wire::policy::decode_policy;
 
 /// Records of hosts whose node record has not arrived yet are kept for it, up to this many bytes. When that is not enough
 /// all of them go: repair by digest brings those that are real.
@@ -28,6 +29,7 @@ pub(super) enum Admitted {
     /// A node record of a newer format: whom its certificate proves is known, and no more.
     NewerNode(Arc<PeerIdentity>),
     Service(Arc<Instance>),
+    Policy(Arc<Policy>),
     /// A tombstone, a floor, or a kind or format that this agent carries without reading.
     Opaque,
 }
@@ -44,6 +46,10 @@ pub(super) enum Refusal {
     NotGranted,
     /// Another host speaks in this one's name.
     OwnName,
+    /// A policy whose operator's certificate does not chain to the cluster's roots, has ended, or is no operator's.
+    Operator,
+    /// A policy that its operator did not sign so.
+    OperatorSignature,
 }
 
 impl Refusal {
@@ -54,6 +60,8 @@ impl Refusal {
             Refusal::Malformed => "malformed",
             Refusal::NotGranted => "not_granted",
             Refusal::OwnName => "own_name",
+            Refusal::Operator => "operator",
+            Refusal::OperatorSignature => "operator_signature",
         }
     }
 }
@@ -89,6 +97,10 @@ impl Gate {
                 None => return self.wait(record),
                 Some(origin) => judge_other(origin, record, now),
             },
+        };
+        let judged = match judged {
+            Ok(Admitted::Policy(policy)) => self.judge_policy(identity, record, policy, now),
+            judged => judged,
         };
         match judged {
             Ok(admitted) => Verdict::Admitted(admitted),
@@ -133,6 +145,28 @@ impl Gate {
                 Admitted::NewerNode(Arc::new(peer))
             }
         })
+    }
+
+    /// The operator's signature counts, not that of the host that carries it. A policy is judged once, when it comes: one
+    /// that is held stays when its operator's certificate ends.
+    fn judge_policy(
+        &mut self,
+        identity: &Identity,
+        record: &Record,
+        policy: Arc<Policy>,
+        now: SystemTime,
+    ) -> Result<Admitted, Refusal> {
+        let Err(refused) = identity.verify_policy(record.body(), now) else { return Ok(Admitted::Policy(policy)) };
+        let refusal = match refused {
+            PolicyRefused::Certificate(_) => Refusal::Operator,
+            PolicyRefused::Signature => Refusal::OperatorSignature,
+            PolicyRefused::Malformed(_) => Refusal::Malformed,
+        };
+        if self.named.len() < NAMED_MAX && !self.named.contains(&(record.origin(), refusal)) {
+            let (subject, operator) = (policy.id(), &policy.statement.operator);
+            warn!(origin = %record.origin(), %subject, operator, why = %refused, "a policy is refused");
+        }
+        Err(refusal)
     }
 
     /// Believes an origin's certificate from now on.
@@ -190,7 +224,15 @@ impl Gate {
 
     /// Refusals by reason, since the start.
     pub(super) fn refusals(&self) -> Vec<(&'static str, u64)> {
-        let all = [Refusal::Certificate, Refusal::Signature, Refusal::Malformed, Refusal::NotGranted, Refusal::OwnName];
+        let all = [
+            Refusal::Certificate,
+            Refusal::Signature,
+            Refusal::Malformed,
+            Refusal::NotGranted,
+            Refusal::OwnName,
+            Refusal::Operator,
+            Refusal::OperatorSignature,
+        ];
         all.map(|refusal| (refusal.as_str(), self.refused.get(&refusal).copied().unwrap_or(0))).to_vec()
     }
 
@@ -251,6 +293,11 @@ fn read(record: &Record) -> Result<Admitted, Refusal> {
             }
             Ok(Admitted::Service(Arc::new(instance)))
         }
+        RecordKind::POLICY => match decode_policy(format, body) {
+            Ok((policy, _)) if policy.id().key() == header.key => Ok(Admitted::Policy(Arc::new(policy))),
+            Err(BodyError::NewerFormat { .. }) => Ok(Admitted::Opaque),
+            Ok(_) | Err(_) => Err(Refusal::Malformed),
+        },
         _ => Ok(Admitted::Opaque),
     }
 }
@@ -378,5 +425,45 @@ mod tests {
             let judged = gate.judge(&identity, &record, now);
             assert!(matches!(judged, Verdict::Refused(found) if found == refusal), "{refusal:?}");
         }
+    }
+
+    #[test]
+    fn a_policy_is_believed_for_its_operators_sake_whoever_carries_it() {
+        use crate::identity::{Operator, operator_create};
+        use crate::model::{Action, Change, Dot, Statement};
+
+        let (dir, identity, mut gate) = stranger();
+        let (other_dir, _, _) = stranger();
+        gate.know_self(&identity);
+        let day = std::time::Duration::from_secs(24 * 3600);
+        let anna = NodeName::parse("anna").unwrap();
+        let body = |dir: &tempfile::TempDir| {
+            let path = operator_create(dir.path(), &anna, day, dir.path()).unwrap().path;
+            let dot = Dot { lamport: 1, writer: NodeId([3; 16]) };
+            let change = Change::Default(Action::Deny);
+            let statement = Statement { dot, seen: Vec::new(), operator: "anna".into(), at_unix_s: 0, change };
+            Operator::load(&path).unwrap().sign(&statement).unwrap()
+        };
+        let (good, foreign, now) = (body(&dir), body(&other_dir), SystemTime::now());
+        let mut changed = good.clone();
+        let seen_at = changed.len() - 3;
+        changed[seen_at] ^= 1;
+        let policy = |key: &'static [u8], body: &[u8]| sign(&identity, RecordKind::POLICY, 1, key, body);
+        let admitted = gate.judge(&identity, &policy(b"default", &good), now);
+        assert!(matches!(admitted, Verdict::Admitted(Admitted::Policy(_))));
+        for (record, at, refusal) in [
+            (policy(b"default", &foreign), now, Refusal::Operator),
+            (policy(b"default", &good), now + 2 * day, Refusal::Operator),
+            (policy(b"intention/a/b", &good), now, Refusal::Malformed),
+            (policy(b"default", b"nonsense"), now, Refusal::Malformed),
+        ] {
+            let judged = gate.judge(&identity, &record, at);
+            assert!(matches!(judged, Verdict::Refused(found) if found == refusal), "{refusal:?}");
+        }
+        let changed = gate.judge(&identity, &policy(b"default", &changed), now);
+        assert!(matches!(changed, Verdict::Refused(Refusal::OperatorSignature | Refusal::Malformed)));
+        // What a newer agent writes is carried.
+        let newer = sign(&identity, RecordKind::POLICY, 2, b"default", b"\xff");
+        assert!(matches!(gate.judge(&identity, &newer, now), Verdict::Admitted(Admitted::Opaque)));
     }
 }

@@ -249,6 +249,7 @@ impl Control {
             Command::Join { address, reply } => self.find(address, reply),
             Command::ForceLeave { node, prune, reply } => self.owner.force_leave(&node, prune, reply),
             Command::Reload { reply } => self.reload(Some(reply)),
+            Command::Decide { policy, reply } => self.owner.decide(&policy, reply),
             Command::Keyring { order, reply } => self.keyring.start(self.owner.roster(), order, reply),
         }
     }

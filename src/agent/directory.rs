@@ -9,7 +9,8 @@ use tracing::warn;
 
 use super::vips::Vips;
 use crate::model::{
-    Directory, Freshness, Instance, MemberState, Node, NodeFacts, NodeId, Service, ServiceName, Tag, VipTarget,
+    Directory, Freshness, Instance, Intentions, MemberState, Node, NodeFacts, NodeId, Service, ServiceName, Tag,
+    VipTarget,
 };
 
 /// What membership says of a host.
@@ -28,6 +29,7 @@ pub(super) struct Sources<'a> {
     pub members: &'a HashMap<NodeId, Membership>,
     pub unreachable: &'a HashSet<NodeId>,
     pub instances: &'a BTreeMap<(NodeId, String), Arc<Instance>>,
+    pub intentions: &'a Arc<Intentions>,
 }
 
 /// Tags of one service that get an address, in alphabetical order.
@@ -59,6 +61,7 @@ pub(super) fn build(sources: &Sources<'_>, vips: &mut Vips, previous: &Directory
         nodes,
         services: BTreeMap::new(),
         vips: HashMap::new(),
+        intentions: sources.intentions.clone(),
     };
     for (name, instances) in by_service {
         if let Some(service) = service(name, instances, vips, &mut directory.vips) {

@@ -15,6 +15,8 @@ pub(super) struct Stored {
     pub services: Vec<ServiceDefinition>,
     pub checks: Vec<CheckRegistration>,
     pub maintenance: Maintenance,
+    /// Bodies of policy records.
+    pub policies: Vec<Vec<u8>>,
 }
 
 /// Reads what was kept, with the API's own readers.
@@ -29,6 +31,7 @@ pub(super) fn read(
         services: kept.services.iter().filter_map(|kept| read_one(kept, &service, named_service)).collect(),
         checks: kept.checks.iter().filter_map(|kept| read_one(kept, &check, named_check)).collect(),
         maintenance: kept.maintenance.and_then(|kept| read_maintenance(&kept)).unwrap_or_default(),
+        policies: kept.policies.and_then(|kept| read_policies(&kept)).unwrap_or_default(),
     }
 }
 
@@ -46,6 +49,13 @@ fn read_one<T>(
 
 fn read_maintenance(kept: &Kept) -> Option<Maintenance> {
     serde_json::from_slice(&kept.bytes).map_or_else(|error| give_up(&kept.path, &error.to_string()), Some)
+}
+
+fn read_policies(kept: &Kept) -> Option<Vec<Vec<u8>>> {
+    let texts: Result<Vec<String>, _> = serde_json::from_slice(&kept.bytes);
+    let texts = texts.map_or_else(|error| give_up(&kept.path, &error.to_string()), Some)?;
+    let bodies: Result<Vec<_>, _> = texts.iter().map(|text| data_encoding::BASE64.decode(text.as_bytes())).collect();
+    bodies.map_or_else(|error| give_up(&kept.path, &error.to_string()), Some)
 }
 
 fn give_up<T>(path: &Path, reason: &str) -> Option<T> {

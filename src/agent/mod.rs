@@ -42,7 +42,7 @@ use crate::api;
 use crate::catalog::{self, Catalog};
 use crate::config::{self, Config, default_advertise};
 use crate::gossip;
-use crate::identity::{Groups, Identity, IdentityError, TlsContexts, prove_claim, verify_claim};
+use crate::identity::{Groups, Identity, IdentityError, TlsContexts, Voucher, prove_claim, verify_claim};
 use crate::model::{Claim, Directory, NodeFacts, NodeId};
 use crate::proxy;
 use crate::store::{Opened, Store, StoreError};
@@ -194,9 +194,22 @@ async fn run_here(config: Config) -> Result<(), AgentError> {
     // An agent that did not sign has stored members that nobody would believe in.
     swim.restore(Duration::ZERO, members.into_iter().filter(|member| !member.proof.is_empty()).collect());
     let has_seeds = !config.cluster.seeds.is_empty();
-    let identity_kept = identity.clone();
-    let beginning =
-        Beginning { identity: identity_kept, facts, epoch, swim, catalog, vips, has_seeds, rises, quarantine };
+    let voucher = Voucher::make(&config.data_dir, &identity.cluster).unwrap_or_else(|error| {
+        warn!(%error, "this issuer cannot vouch for policies");
+        None
+    });
+    let beginning = Beginning {
+        identity: identity.clone(),
+        facts,
+        epoch,
+        swim,
+        catalog,
+        vips,
+        has_seeds,
+        rises,
+        quarantine,
+        voucher,
+    };
     let outlets = Outlets {
         directory: directory.clone(),
         local: local.clone(),

@@ -12,8 +12,9 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use bytes::Bytes;
 
 use crate::identity::RecordKey;
-use crate::model::{Header, Instance, NodeFacts, NodeId, Record, RecordError, RecordKind, Version};
+use crate::model::{Header, Instance, NodeFacts, NodeId, Policy, PolicyId, Record, RecordError, RecordKind, Version};
 use crate::wire::body;
+use crate::wire::policy::POLICY_FORMAT;
 
 /// A clock may be wrong by centuries and leave room for as many starts.
 const EPOCH_LEAST_MAX: u64 = 1 << 40;
@@ -94,6 +95,17 @@ impl OwnLog {
         let id = Bytes::copy_from_slice(service_id.as_bytes());
         let what = || format!("service {service_id}");
         self.sign(key, RecordKind::SERVICE, body::INSTANCE_FORMAT, id, None, what)
+    }
+
+    /// A policy that this host carries.
+    pub(super) fn policy(&mut self, key: &RecordKey, policy: &Policy) -> Result<Record, OwnError> {
+        let id = policy.id();
+        self.sign(key, RecordKind::POLICY, POLICY_FORMAT, id.key(), Some(&policy.body), || id.to_string())
+    }
+
+    /// The tombstone of a policy that this host need not carry any more.
+    pub(super) fn policy_dropped(&mut self, key: &RecordKey, id: &PolicyId) -> Result<Record, OwnError> {
+        self.sign(key, RecordKind::POLICY, POLICY_FORMAT, id.key(), None, || id.to_string())
     }
 
     /// Voids everything of this host below `floor`.

@@ -11,13 +11,16 @@ use crate::api::answer::Answer;
 use crate::api::request::Asked;
 
 /// What the documentation shows and we do not send, with the reason.
-const MISSING: [(&str, &str); 4] = [
+const MISSING: [(&str, &str); 6] = [
     // Only Consul Enterprise sends it.
     ("", "Namespace"),
     // Network coordinates are not kept; Consul itself leaves it out without them.
     ("agent-self", "Coord"),
     // Services here are nobody's sidecars; Consul sends it for those only.
     ("agent-service", "Proxy"),
+    // What has permissions has no action of its own; Consul leaves it out too.
+    ("connect-intentions", "Action"),
+    ("connect-intentions-match", "Action"),
     // The example has the node's id in each check; Consul itself does not send it.
     ("health-node", "ID"),
 ];
@@ -70,13 +73,18 @@ fn every_documented_example_has_its_keys_and_types_here() {
         ("/v1/health/checks/billing", ok, fixture!("health-checks")),
         ("/v1/health/service/billing", ok, fixture!("health-service")),
         ("/v1/health/state/any", ok, fixture!("health-state")),
+        ("/v1/connect/intentions", ok, fixture!("connect-intentions")),
+        ("/v1/connect/intentions/exact?source=web&destination=billing", ok, fixture!("connect-intentions-exact")),
+        ("/v1/connect/intentions/match?by=source&name=web", ok, fixture!("connect-intentions-match")),
+        ("/v1/connect/intentions/check?source=web&destination=billing", ok, fixture!("connect-intentions-check")),
         ("/v1/status/leader", ok, fixture!("status-leader")),
         ("/v1/status/peers", ok, fixture!("status-peers")),
     ] {
         let answer = answer(target);
         assert_eq!((answer.status, answer.content_type), (status, "application/json"), "{target}");
         let ours: Value = serde_json::from_slice(&answer.body).unwrap();
-        let keyed_by_id = matches!(name, "agent-services" | "agent-checks" | "catalog-services");
+        let keyed_by_id =
+            matches!(name, "agent-services" | "agent-checks" | "catalog-services" | "connect-intentions-match");
         compare(name, &serde_json::from_str(documented).unwrap(), &ours, name, keyed_by_id);
     }
 }
@@ -143,6 +151,9 @@ fn the_documented_status_codes_are_ours() {
         ("/v1/catalog/node/nobody", 200),
         ("/v1/health/node/nobody", 200),
         ("/v1/health/service/nothing", 200),
+        ("/v1/connect/intentions/exact?source=nobody&destination=nothing", 404),
+        ("/v1/connect/intentions/check?source=web", 400),
+        ("/v1/connect/ca/roots", 501),
         ("/v1/kv/some/key", 501),
         ("/v1/session/list", 501),
         ("/v1/txn", 501),

@@ -10,6 +10,7 @@
 //! sockets. KV, sessions, transactions and prepared queries answer 501: 404 would tell a KV client "no such key".
 
 mod answer;
+mod connect;
 mod consul;
 mod durations;
 mod explain;
@@ -196,6 +197,13 @@ pub enum Command {
         /// The outcome.
         reply: Reply,
     },
+    /// What an operator has decided and signed.
+    Decide {
+        /// The body of a policy record.
+        policy: Vec<u8>,
+        /// The outcome.
+        reply: Reply,
+    },
     /// Look at, or change, the gossip keys of every host.
     Keyring {
         /// What is to be done.
@@ -309,6 +317,7 @@ impl fmt::Display for Command {
             Command::Join { address, .. } => write!(f, "join {address}"),
             Command::ForceLeave { node, .. } => write!(f, "force-leave {node}"),
             Command::Reload { .. } => f.write_str("reload"),
+            Command::Decide { .. } => f.write_str("decide"),
             Command::Keyring { order, .. } => write!(f, "keyring {order}"),
         }
     }

@@ -5,6 +5,7 @@ use hyper::StatusCode;
 use serde::Serialize;
 
 use super::answer::Answer;
+use super::connect;
 use super::consul::agent::ServiceHealth;
 use super::consul::{Asking, View, agent, catalog, health, members};
 use super::explain::explain;
@@ -36,14 +37,13 @@ pub(super) enum MetricsForm {
 }
 
 /// Consul's families of endpoints that have no counterpart in Weft, and what to say to those who ask.
-const NOT_KEPT: [(&str, &str); 20] = [
+const NOT_KEPT: [(&str, &str); 19] = [
     ("kv", "Weft keeps no key-value store; programs that need one must keep Consul for it"),
     ("session", "Weft keeps no sessions; programs that hold locks in Consul must keep Consul for them"),
     ("txn", "Weft keeps no key-value store and so no transactions; programs that need them must keep Consul"),
     ("query", "Weft has no prepared queries; ask /v1/health/service/NAME?passing"),
     ("event", "Weft carries no user events"),
     ("acl", "Weft has no ACL tokens; hosts are admitted by certificates (`weft token create`)"),
-    ("connect", "Weft has no Connect CA or sidecar API; every host's certificate comes from `weft enroll`"),
     ("config", "Weft has no configuration entries; services are described in services.d/"),
     ("coordinate", "Weft keeps no network coordinates"),
     ("discovery-chain", "Weft has no discovery chains"),
@@ -134,7 +134,7 @@ fn filter_of(path: &[&str], asked: &Asked) -> Result<Option<Filter>, FilterError
 
 /// The answer to a path that is read; `None` if there is no such path.
 fn read(path: &[&str], asked: &Asked, view: &View<'_>) -> Option<Answer> {
-    if matches!(path, ["v1", "agent" | "catalog" | "health" | "status", ..])
+    if matches!(path, ["v1", "agent" | "catalog" | "health" | "status" | "connect", ..])
         && let Some(refused) = refuse(asked, &view.settings.cluster)
     {
         return Some(refused);
@@ -148,6 +148,8 @@ fn read(path: &[&str], asked: &Asked, view: &View<'_>) -> Option<Answer> {
         ["v1", "agent", rest @ ..] => read_agent(rest, asked, view, &asking),
         ["v1", "catalog", rest @ ..] => read_catalog(rest, asked, view, &asking),
         ["v1", "health", rest @ ..] => read_health(rest, asked, view, &asking),
+        ["v1", "connect", rest @ ..] => connect::read(rest, asked, view),
+        ["v1", "weft", "policy"] => Some(connect::form(asked, view)),
         ["v1", "status", "leader"] => Some(json(asked, &leader(view))),
         ["v1", "status", "peers"] => Some(json(asked, &[leader(view)])),
         ["v1", "weft", rest @ ..] => read_own(rest, asked, view, &asking),

@@ -9,8 +9,9 @@ use super::consul::View;
 use super::{BUCKET_BOUNDS_US, Direction, Edge, Limits, Local, LocalCheck, LocalService, Settings, Traffic};
 use crate::config::{CheckDefinition, CheckKind, CheckTarget};
 use crate::model::{
-    CheckStatus, Directory, Freshness, Health, Instance, MemberState, Node, NodeFacts, NodeId, NodeName, Protocol,
-    ProtocolVersions, Service, ServiceId, ServiceName, Tag,
+    Action, Change, CheckStatus, Directory, Dot, Freshness, Health, Instance, Intention, Intentions, MemberState, Node,
+    NodeFacts, NodeId, NodeName, Permission, Policy, Protocol, ProtocolVersions, Service, ServiceId, ServiceName,
+    Standing, Statement, Tag,
 };
 
 pub(crate) fn settings() -> Settings {
@@ -116,6 +117,7 @@ pub(crate) fn directory() -> Directory {
         nodes: [local, second, cut_off, gone, dead].into_iter().map(|node| (node.id, node)).collect(),
         services: [billing, legacy].into(),
         vips: Default::default(),
+        intentions: Arc::new(intentions()),
     }
 }
 
@@ -206,4 +208,26 @@ pub(super) fn with_view<T>(directory: &Directory, use_view: impl FnOnce(&View<'_
         versions: &|_| Some(ProtocolVersions { current: 2, highest: 3 }),
         now: UNIX_EPOCH + Duration::from_secs(1_800_000_000),
     })
+}
+
+/// `web` may call `billing` and nobody else may; of `legacy` everybody may read what is below `/v1/`.
+fn intentions() -> Intentions {
+    let permission =
+        Permission { action: Action::Allow, methods: vec!["GET".into()], path: Some("/v1/*".parse().expect("a path")) };
+    let all = [
+        ("web", "billing", Action::Allow, Vec::new()),
+        ("*", "billing", Action::Deny, Vec::new()),
+        ("*", "legacy", Action::Deny, vec![permission]),
+    ];
+    let standing = all.into_iter().map(|(source, destination, action, permissions)| {
+        let (source, destination) = (source.parse().expect("a pattern"), destination.parse().expect("a pattern"));
+        let intention = Intention { source, destination, action, permissions, description: "who pays".into() };
+        let dot = Dot { lamport: 3, writer: NodeId([1; 16]) };
+        let (change, at_unix_s) = (Change::Intention(intention), 1_800_000_000);
+        let statement = Statement { dot, seen: Vec::new(), operator: "anna".into(), at_unix_s, change };
+        let policy =
+            Arc::new(Policy { statement, is_vouched: false, body: Default::default(), signed: Default::default() });
+        (policy.id(), Standing { winner: policy, losers: Vec::new() })
+    });
+    Intentions::new(standing.collect())
 }

@@ -6,6 +6,7 @@ use hyper::{Method, StatusCode};
 use serde_json::Value;
 
 use super::answer::Answer;
+use super::connect;
 use super::request::Asked;
 use super::{Command, Refused, Reply};
 use crate::config::{check_registration, service_registration};
@@ -34,10 +35,17 @@ pub(super) enum Write {
     Join(String),
     ForceLeave { node: NodeName, prune: bool },
     Reload,
+    Decide,
 }
 
 /// The write that is asked for. `None`: the path is none that writes.
 pub(super) fn decide(asked: &Asked) -> Option<Result<Write, Answer>> {
+    if let Some(refused) = connect::refuse_write(asked) {
+        return Some(Err(refused));
+    }
+    if let Some(is_put) = connect::is_decision(asked) {
+        return Some(if is_put { Ok(Write::Decide) } else { Err(Answer::method_not_allowed("GET, PUT")) });
+    }
     let segments = asked.segments();
     let ["v1", "agent", path @ ..] = segments.as_slice() else { return None };
     let write = match path {
@@ -153,7 +161,7 @@ fn force_leave(asked: &Asked, node: &str) -> Result<Write, Answer> {
 
 impl Write {
     pub(super) fn takes_body(&self) -> bool {
-        matches!(self, Write::Register { .. } | Write::RegisterCheck | Write::UpdateCheck(_))
+        matches!(self, Write::Register { .. } | Write::RegisterCheck | Write::UpdateCheck(_) | Write::Decide)
     }
 
     /// The command, with the body read and checked. `Leave` is answered by another road and is none.
@@ -179,6 +187,7 @@ impl Write {
             Write::Join(address) => Command::Join { address, reply },
             Write::ForceLeave { node, prune } => Command::ForceLeave { node, prune, reply },
             Write::Reload => Command::Reload { reply },
+            Write::Decide => Command::Decide { policy: connect::decision_in(&body)?, reply },
         };
         Ok(Some(command))
     }

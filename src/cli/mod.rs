@@ -12,6 +12,7 @@ mod dev;
 mod enroll;
 mod explain;
 mod force_leave;
+mod intention;
 mod join;
 mod keyring;
 mod leave;
@@ -20,6 +21,7 @@ mod maint;
 mod man;
 mod members;
 mod names;
+mod open_ports;
 mod output;
 mod register;
 mod reload;
@@ -78,6 +80,7 @@ enum Verb {
     Validate(validate::Args),
     Reload(reload::Args),
     Keyring(keyring::Args),
+    Intention(intention::Args),
     Ca(ca::Args),
     Token(token::Args),
     Enroll(enroll::Args),
@@ -115,6 +118,7 @@ fn run(cli: Cli) -> Result<(), CliError> {
         Verb::DevHost(args) => dev::run_host(&args),
         Verb::Validate(args) => validate::run(&args, &globals),
         Verb::Keyring(args) => keyring::run(&args, &globals),
+        Verb::Intention(args) => intention::run(&args, &globals),
         Verb::Ca(args) => ca::run(&args, &globals),
         Verb::Token(args) => token::run(&args, &globals),
         Verb::Enroll(args) => enroll::run(&args, &globals),

@@ -166,7 +166,15 @@ impl Authority {
         key: &impl PublicKeyData,
         now: SystemTime,
     ) -> Result<Vec<Vec<u8>>, IdentityError> {
-        let mut params = node_params(subject.cluster, subject.name, subject.record_key, subject.grants, now)?;
+        self.sign(node_params(subject.cluster, subject.name, subject.record_key, subject.grants, now)?, key)
+    }
+
+    /// Signs a certificate that ends with the issuer's at the latest. Returns the chain to present, leaf first.
+    pub(super) fn sign(
+        &self,
+        mut params: CertificateParams,
+        key: &impl PublicKeyData,
+    ) -> Result<Vec<Vec<u8>>, IdentityError> {
         let ca_ends = rcgen::date_time_ymd(1970, 1, 1) + Duration::from_secs(unix_s(self.not_after));
         params.not_after = params.not_after.min(ca_ends);
         let leaf = params.signed_by(key, &self.issuer)?;

@@ -160,6 +160,17 @@ pub enum IdentityError {
         /// The data directory.
         data_dir: PathBuf,
     },
+    /// A file that should hold an operator's key and certificates.
+    #[error("{} is no operator's file: {reason}; `weft ca operator NAME` on an issuer makes one", path.display())]
+    NoOperator {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// A policy that cannot be signed.
+    #[error("{0}")]
+    Policy(String),
     /// A certificate says something unusable.
     #[error(transparent)]
     Peer(#[from] PeerError),

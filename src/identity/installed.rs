@@ -150,6 +150,16 @@ impl Identity {
     /// Checks that a chain (DER, leaf first) leads to a root of this cluster and holds at `now`; says whose it is. This
     /// is what admits another host's node record.
     pub fn verify_chain(&self, certificates: &[Vec<u8>], now: SystemTime) -> Result<PeerIdentity, PeerError> {
+        let leaf = self.verify_signers(certificates, now)?;
+        PeerIdentity::from_der(leaf)?.in_cluster(&self.cluster)
+    }
+
+    /// Checks that a chain leads to a root of this cluster and holds at `now`, whoever it is of. Returns its leaf.
+    pub(super) fn verify_signers<'a>(
+        &self,
+        certificates: &'a [Vec<u8>],
+        now: SystemTime,
+    ) -> Result<&'a [u8], PeerError> {
         let Some((leaf, intermediates)) = certificates.split_first() else {
             return Err(PeerError::NoCertificate);
         };
@@ -162,7 +172,7 @@ impl Identity {
         self.verifier
             .verify_client_cert(&CertificateDer::from(leaf.as_slice()), &intermediates, now)
             .map_err(|error| PeerError::Untrusted(error.to_string()))?;
-        PeerIdentity::from_der(leaf)?.in_cluster(&self.cluster)
+        Ok(leaf)
     }
 
     /// TLS configurations that prove this identity.

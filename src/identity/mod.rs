@@ -17,6 +17,7 @@ mod installed;
 mod issue;
 mod keyring;
 mod ledger;
+mod operator;
 mod peer;
 mod record_key;
 #[cfg(test)]
@@ -34,6 +35,7 @@ pub use exchange::RefusalCode;
 pub use installed::Identity;
 pub use issue::{EnrollOutcome, serve_enroll};
 pub use keyring::{new_gossip_key, save_keyring};
+pub use operator::{Operator, OperatorSummary, PolicyRefused, Voucher, operator_create};
 pub use peer::{PeerError, PeerIdentity};
 pub use record_key::{RecordKey, node_id_of, verify_record};
 pub use tls::{AcceptError, Accepted, Alpn, TlsContexts, accept_mesh, server_config_for};

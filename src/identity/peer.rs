@@ -31,6 +31,9 @@ pub enum PeerError {
     /// Not exactly one URI of the form `spiffe://CLUSTER/node/NAME`.
     #[error("the peer's certificate names no node: it needs exactly one URI, spiffe://CLUSTER/node/NAME")]
     NoNode,
+    /// Not exactly one name, the URI `spiffe://CLUSTER/operator/NAME`.
+    #[error("the certificate names no operator: it needs exactly one name, the URI spiffe://CLUSTER/operator/NAME")]
+    NoOperator,
     /// No readable Weft extension.
     #[error("the peer's certificate carries no record key that this version can read; compare the agents' versions")]
     NoRecordKey,

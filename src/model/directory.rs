@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::net::Ipv4Addr;
 use std::sync::Arc;
 
-use super::{Health, Instance, MemberState, NodeFacts, NodeId, Protocol, ServiceName, Tag};
+use super::{Health, Instance, Intentions, MemberState, NodeFacts, NodeId, Protocol, ServiceName, Tag};
 
 /// Whether the view rests on contact with other hosts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -121,6 +121,8 @@ pub struct Directory {
     pub services: BTreeMap<ServiceName, Arc<Service>>,
     /// What each VIP stands for.
     pub vips: HashMap<Ipv4Addr, VipTarget>,
+    /// Who may call whom. Shared between views until a policy changes.
+    pub intentions: Arc<Intentions>,
 }
 
 impl Directory {
@@ -136,6 +138,7 @@ impl Directory {
             nodes: HashMap::new(),
             services: BTreeMap::new(),
             vips: HashMap::new(),
+            intentions: Arc::default(),
         }
     }
 

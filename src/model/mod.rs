@@ -6,20 +6,29 @@
 
 mod caller;
 mod directory;
+mod glob;
 mod id;
 mod instance;
+mod intentions;
 mod membership;
 mod name;
+mod policy;
 mod record;
 mod replication;
 mod traffic;
 
 pub use caller::{CallerKeys, CallerRule, CallerUser, CallerVerdict, Callers, Program};
 pub use directory::{Directory, Freshness, Node, Service, VipTarget};
+pub use glob::glob_matches;
 pub use id::{NodeId, NodeIdError};
 pub use instance::{CheckStatus, Health, Instance, NodeFacts, Protocol, Weights};
+pub use intentions::{Decided, Intentions, Standing, Verdict, judgeable_path};
 pub use membership::{CLAIM_PROOF_BYTES, Claim, MemberState, Probe, ProtocolVersions, SwimMessage};
 pub use name::{NameError, NodeName, ServiceId, ServiceName, Tag};
+pub use policy::{
+    Action, Change, DESCRIPTION_BYTES_MAX, Dot, Intention, METHODS_MAX, PERMISSIONS_MAX, PathPattern, Pattern,
+    Permission, Policy, PolicyError, PolicyId, SEEN_MAX, Statement,
+};
 pub use record::{
     Header, RECORD_BYTES_MAX, RECORD_KEY_BYTES_MAX, Record, RecordError, RecordId, RecordKind, SIGNATURE_BYTES, Version,
 };

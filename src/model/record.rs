@@ -70,6 +70,8 @@ impl RecordKind {
     pub const NODE: RecordKind = RecordKind(1);
     /// Body: `Instance`; key: its service id.
     pub const SERVICE: RecordKind = RecordKind(2);
+    /// Body: a policy, signed by an operator; key: what it is about. Any host may carry any operator's.
+    pub const POLICY: RecordKind = RecordKind(3);
 }
 
 /// Names a record within the catalog; a newer version of the same id replaces the older.

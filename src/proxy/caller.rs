@@ -10,6 +10,7 @@ use tokio::net::TcpStream;
 use tokio::time::Instant;
 use tracing::debug;
 
+use super::authorize::{Wanted, admit_wanted, turned};
 use super::deliver;
 use super::endpoints::{Endpoint, Measure, OpenGuard};
 use super::http;
@@ -17,7 +18,7 @@ use super::link::{Link, LinkError};
 use super::relay::{DirectError, End, Limits, Relay, abort, carry_directly};
 use super::worker::Worker;
 use crate::model::{Directory, Node, NodeId, ServiceId, ServiceName, Tag};
-use crate::wire::frame::Open;
+use crate::wire::frame::{Open, RstReason};
 
 /// Instances tried for one call. Each try costs at most the connect and accept timeouts.
 const TRIES_MAX: usize = 4;
@@ -111,6 +112,12 @@ fn choose(worker: &Worker, call: &Call, tried: &[(NodeId, ServiceId)]) -> Option
 
 /// Calls an instance of this host, without crossing the mesh.
 async fn call_here(worker: &Rc<Worker>, call: &Call, chosen: &Chosen, mut app: TcpStream) -> Try {
+    let wanted = Wanted { caller: call.caller.clone(), service: call.service.clone(), request: None };
+    if admit_wanted(worker, &wanted).is_err() {
+        chosen.ended(false);
+        abort(app);
+        return Try::Over;
+    }
     let Ok(mut service) = deliver::connect(&chosen.endpoint.instance, &worker.settings).await else {
         return Try::Elsewhere(app);
     };
@@ -121,6 +128,12 @@ async fn call_here(worker: &Rc<Worker>, call: &Call, chosen: &Chosen, mut app: T
         ended = carried => ended,
         () = tag_lost(worker, call, chosen) => {
             worker.counters.tag_moved.one();
+            chosen.ended(false);
+            abort(app);
+            abort(service);
+            return Try::Over;
+        }
+        () = turned(worker, &wanted) => {
             chosen.ended(false);
             abort(app);
             abort(service);
@@ -207,6 +220,12 @@ async fn carry(worker: &Rc<Worker>, call: &Call, chosen: &Chosen, mut link: Link
         End::Refused(reason) => {
             debug!(node = %chosen.endpoint.node.facts.name, instance = %chosen.endpoint.instance.id, ?reason, "the call was refused there");
             worker.finish(link);
+            if reason == RstReason::NotAllowed {
+                // The same holds wherever the service runs.
+                chosen.ended(false);
+                abort(app);
+                return Carried::Over;
+            }
             return Carried::Refused(app);
         }
         End::LostBeforeAccept(error) => return Carried::Lost(app, error),

@@ -11,6 +11,7 @@
 //! whether hosts' mesh ports answer. Nothing here changes the directory, and nothing here waits for the control plane.
 
 mod attest;
+mod authorize;
 mod caller;
 mod capture;
 mod counters;

@@ -46,6 +46,8 @@ pub(super) enum End {
     TagLost,
     /// The other host failed or left.
     HostLost,
+    /// An intention does not let this caller call any more.
+    Denied,
 }
 
 pub(super) struct Relay<'a> {

@@ -13,6 +13,7 @@ use tokio_rustls::StartHandshake;
 use tokio_rustls::server::TlsStream;
 use tracing::debug;
 
+use super::authorize::{Wanted, admit_wanted, turned};
 use super::deliver;
 use super::http;
 use super::link::{HANDSHAKE_TIMEOUT, Incoming, Link, LinkError, tune};
@@ -200,6 +201,12 @@ async fn serve_stream(worker: &Rc<Worker>, mut link: Link, open: &Open, not_afte
             return None;
         }
     };
+    let wanted = Wanted::of(open);
+    if admit_wanted(worker, &wanted).is_err() {
+        worker.counters.streams_refused.one();
+        worker.reset(link, RstReason::NotAllowed);
+        return None;
+    }
     let Ok(mut service) = deliver::connect(&instance, &worker.settings).await else {
         worker.counters.streams_refused.one();
         worker.reset(link, RstReason::ConnectFailed);
@@ -218,6 +225,7 @@ async fn serve_stream(worker: &Rc<Worker>, mut link: Link, open: &Open, not_afte
         ended = relay.run(&limits, HANDSHAKE_TIMEOUT) => ended,
         () = tag_lost(worker, &instance, open.tag.as_ref()) => End::TagLost,
         () = worker.peer_lost(peer) => End::HostLost,
+        () = turned(worker, &wanted) => End::Denied,
     };
     counted.end(matches!(ended, End::Finished));
     worker.counters.bytes_down.add(relay.bytes_up);

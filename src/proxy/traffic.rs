@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use super::authorize::Denials;
 use crate::model::{BUCKET_BOUNDS_US, Direction, Edge, Protocol, Traffic};
 
 /// Edges kept at most. Beyond it those that nobody holds any more are let go, and if none is, calls of new edges are
@@ -81,12 +82,18 @@ impl Cells {
 pub struct Registry {
     edges: Mutex<HashMap<Key, Arc<Cells>>>,
     failures: Mutex<HashMap<(String, &'static str), u64>>,
+    pub(super) denials: Denials,
     since: Instant,
 }
 
 impl Default for Registry {
     fn default() -> Registry {
-        Registry { edges: Mutex::default(), failures: Mutex::default(), since: Instant::now() }
+        Registry {
+            edges: Mutex::default(),
+            failures: Mutex::default(),
+            denials: Denials::default(),
+            since: Instant::now(),
+        }
     }
 }
 
@@ -95,6 +102,11 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Registry {
+    /// Calls that intentions did not let through here: caller, service and how many.
+    pub fn denied(&self) -> Vec<(String, String, u64)> {
+        self.denials.all()
+    }
+
     /// The cells of an edge. To be kept, not asked for with each call.
     pub(super) fn cells(&self, key: Key) -> Arc<Cells> {
         let mut edges = lock(&self.edges);

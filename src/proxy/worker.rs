@@ -97,6 +97,8 @@ pub(super) struct Worker {
     pub rng: RefCell<ChaCha8Rng>,
     /// Wakes the streams to a host when it has failed or left.
     lost_signals: RefCell<HashMap<NodeId, Rc<Notify>>>,
+    /// Wakes all streams when who may call whom has changed.
+    pub intentions_changed: Notify,
     /// Handshakes under way.
     pub half_open: Cell<usize>,
     /// Calls taken and not ended, for draining.
@@ -176,11 +178,17 @@ async fn prune(worker: Rc<Worker>) {
     }
 }
 
-/// Tells streams when the host on their other side has failed, and drops its pooled links.
+/// Tells streams when the host on their other side has failed, and drops its pooled links; and when intentions have changed.
 async fn signal_lost_hosts(worker: Rc<Worker>) {
     let mut changes = worker.changes.clone();
+    let mut intentions = worker.directory.load().intentions.clone();
     while changes.changed().await.is_ok() {
         let directory = worker.directory.load_full();
+        // Most publications are about something else.
+        if !Arc::ptr_eq(&intentions, &directory.intentions) {
+            intentions = directory.intentions.clone();
+            worker.intentions_changed.notify_waiters();
+        }
         // One that left drains, and closes what it has when that is done.
         let has_failed =
             |node: &NodeId| directory.nodes.get(node).is_some_and(|node| node.state == MemberState::Failed);
@@ -223,6 +231,7 @@ impl Worker {
             scratch: Scratch::new(),
             rng: RefCell::new(rng),
             lost_signals: RefCell::default(),
+            intentions_changed: Notify::new(),
             half_open: Cell::new(0),
             active: Cell::new(0),
             quiet: Notify::new(),

@@ -4,6 +4,7 @@
 //! registrations/services/HEX.json   the body of a registration, as it came; HEX is the SHA-256 of the service's id
 //! registrations/checks/HEX.json     the same of a check
 //! maintenance.json                  what is in maintenance, and why
+//! policies.json                     what operators decided on this host, and what it carries for hosts that are gone
 //! ```
 //!
 //! What is in the files is not read here: bytes come in and go out. A file that turns out to be of no use is set aside
@@ -24,6 +25,8 @@ use super::{Store, StoreError, file_error};
 pub const REGISTRATION_BYTES_MAX: u64 = 1024 * 1024;
 /// Reasons of 4,096 services and more.
 const MAINTENANCE_BYTES_MAX: u64 = 16 * 1024 * 1024;
+/// 4,096 policies of 4 KiB, in base64.
+const POLICIES_BYTES_MAX: u64 = 64 * 1024 * 1024;
 /// More files of a kind than there can be registrations.
 const FILES_MAX: usize = 50_000;
 /// Earlier files of one name that were set aside.
@@ -38,6 +41,8 @@ pub enum Registration {
     Check(String),
     /// All maintenance.
     Maintenance,
+    /// The policies that this host carries.
+    Policies,
 }
 
 /// What is to become of a file.
@@ -76,6 +81,8 @@ pub struct Registrations {
     pub checks: Vec<Kept>,
     /// What is in maintenance.
     pub maintenance: Option<Kept>,
+    /// The policies that this host carries.
+    pub policies: Option<Kept>,
 }
 
 impl Registration {
@@ -85,6 +92,7 @@ impl Registration {
             Registration::Service(id) => format!("registrations/services/{}.json", hex(id)),
             Registration::Check(id) => format!("registrations/checks/{}.json", hex(id)),
             Registration::Maintenance => "maintenance.json".to_owned(),
+            Registration::Policies => "policies.json".to_owned(),
         }
     }
 }
@@ -92,13 +100,16 @@ impl Registration {
 impl Store {
     /// Reads what was kept. A file that cannot be read is named in the log and left where it is.
     pub fn registrations(&self) -> Result<Registrations, StoreError> {
-        let maintenance = self.directory.join(Registration::Maintenance.file());
-        let bytes = read_bounded(&maintenance, MAINTENANCE_BYTES_MAX);
-        let bytes = bytes.map_err(|error| file_error(&maintenance, "read", error))?;
+        let kept = |registration: Registration, bytes_max| {
+            let path = self.directory.join(registration.file());
+            let bytes = read_bounded(&path, bytes_max).map_err(|error| file_error(&path, "read", error))?;
+            Ok::<_, StoreError>(bytes.map(|bytes| Kept { path, bytes }))
+        };
         Ok(Registrations {
             services: kept_in(&self.directory.join("registrations/services"))?,
             checks: kept_in(&self.directory.join("registrations/checks"))?,
-            maintenance: bytes.map(|bytes| Kept { path: maintenance, bytes }),
+            maintenance: kept(Registration::Maintenance, MAINTENANCE_BYTES_MAX)?,
+            policies: kept(Registration::Policies, POLICIES_BYTES_MAX)?,
         })
     }
 

@@ -56,8 +56,11 @@ pub enum BodyError {
         error: CodecError,
     },
     /// The certificates are not where every format has them, or are too many or too long to be put there.
-    #[error("a node record without readable certificates, of which there may be 1 to {CERTIFICATES_MAX}")]
+    #[error("a record without readable certificates, of which there may be 1 to {CERTIFICATES_MAX}")]
     Certificates,
+    /// A policy without a signature, or one that contradicts itself.
+    #[error("a policy record: {0}")]
+    Policy(String),
 }
 
 /// The body of this host's `NODE` record, in [`NODE_FORMAT`].
@@ -116,7 +119,7 @@ fn decode<T: DeserializeOwned>(what: &'static str, format: u16, body: &[u8]) -> 
     decoded.map_err(|error| BodyError::Codec { what, error })
 }
 
-fn put_certificates(certificates: &[Vec<u8>]) -> Option<Vec<u8>> {
+pub(super) fn put_certificates(certificates: &[Vec<u8>]) -> Option<Vec<u8>> {
     let count =
         u8::try_from(certificates.len()).ok().filter(|count| (1..=CERTIFICATES_MAX).contains(&(*count).into()))?;
     let mut bytes = vec![count];
@@ -128,7 +131,7 @@ fn put_certificates(certificates: &[Vec<u8>]) -> Option<Vec<u8>> {
 }
 
 /// The certificates and what follows them.
-fn take_certificates(body: &[u8]) -> Option<(Vec<Vec<u8>>, &[u8])> {
+pub(super) fn take_certificates(body: &[u8]) -> Option<(Vec<Vec<u8>>, &[u8])> {
     let (&count, mut rest) = body.split_first()?;
     let count = usize::from(count);
     let mut certificates = Vec::new();

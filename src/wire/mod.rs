@@ -8,6 +8,7 @@ pub mod codec;
 pub mod frame;
 pub mod keyring;
 pub mod packet;
+pub mod policy;
 pub mod protocol;
 mod replay;
 pub mod seal;

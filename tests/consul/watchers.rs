@@ -100,6 +100,7 @@ fn directory() -> Directory {
         services: others.chain([service("billing", &nodes, 1)]).collect(),
         nodes: nodes.into_iter().map(|node| (node.id, node)).collect(),
         vips: HashMap::new(),
+        intentions: Default::default(),
     }
 }
 

@@ -36,6 +36,7 @@ mod http_carrying;
 mod http_errors;
 mod http_failover;
 mod insider;
+mod intentions;
 mod intruder;
 mod ipv6;
 mod keyring;

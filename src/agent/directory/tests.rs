@@ -84,6 +84,7 @@ impl World {
             members: &self.members,
             unreachable: &HashSet::new(),
             instances: &self.instances,
+            intentions: &Default::default(),
         };
         self.last = build(&sources, &mut self.vips, &self.last);
         self.last.clone()

@@ -104,6 +104,11 @@ impl Sources {
             sample.counter(name, help, &[], value);
         }
         sample.traffic(&self.traffic.snapshot());
+        for (source, destination, count) in self.traffic.denied() {
+            let labels = [("source", source.as_str()), ("destination", destination.as_str())];
+            let help = "Calls to services of this host that intentions did not let through.";
+            sample.counter("weft_calls_denied", help, &labels, count);
+        }
         for ((service, reason), count) in self.traffic.failures() {
             let help = "Requests that Weft answered itself, by service and the weft-error that it gave";
             let labels = [("service", service.as_str()), ("reason", reason)];

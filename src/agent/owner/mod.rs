@@ -12,6 +12,7 @@ mod keyring;
 mod membership;
 mod pace;
 mod past;
+mod policies;
 mod records;
 mod registrations;
 mod registry;
@@ -38,6 +39,7 @@ use self::changes::Queue;
 use self::membership::Join;
 use self::pace::Pace;
 use self::past::Past;
+use self::policies::Desk;
 use self::records::Pulled;
 use self::registry::Registry;
 use self::services::Floor;
@@ -49,7 +51,7 @@ use super::vips::Vips;
 use crate::api;
 use crate::catalog::{self, Catalog, Relay};
 use crate::gossip;
-use crate::identity::Identity;
+use crate::identity::{Identity, Voucher};
 use crate::model::{Callers, CatalogMessage, Directory, Instance, MemberState, NodeFacts, NodeId, Now, Version};
 use crate::proxy;
 use crate::store::StoreWriter;
@@ -114,6 +116,8 @@ pub(super) struct Beginning {
     /// How often in a row this host met its own later past; on disk.
     pub rises: u64,
     pub quarantine: Quarantine,
+    /// On an issuer's host.
+    pub voucher: Option<Voucher>,
 }
 
 pub(super) struct Owner {
@@ -129,6 +133,7 @@ pub(super) struct Owner {
     instances: BTreeMap<(NodeId, String), Arc<Instance>>,
     unreachable: HashSet<NodeId>,
     vips: Vips,
+    policies: Desk,
     registry: Registry,
     queue: Queue,
     /// Checks of the host that wait for their first verdict, and until when.
@@ -166,7 +171,7 @@ pub(super) struct Owner {
 
 impl Owner {
     pub(super) fn new(begin: Beginning, out: Outlets) -> Owner {
-        let Beginning { identity, facts, epoch, swim, catalog, vips, has_seeds, rises, quarantine } = begin;
+        let Beginning { identity, facts, epoch, swim, catalog, vips, has_seeds, rises, quarantine, voucher } = begin;
         let local = identity.node;
         let mut gate = Gate::default();
         gate.know_self(&identity);
@@ -184,6 +189,7 @@ impl Owner {
             instances: BTreeMap::new(),
             unreachable: HashSet::new(),
             vips,
+            policies: Desk::new(voucher),
             registry: Registry::default(),
             queue: Queue::default(),
             pending_checks: BTreeMap::new(),
@@ -286,6 +292,7 @@ impl Owner {
         self.keep_pending();
         self.keep_joins();
         self.keep_floor(now);
+        self.keep_policies(now);
         self.advance();
         self.after_catalog(now);
         self.publish();

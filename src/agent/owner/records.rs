@@ -140,6 +140,7 @@ impl Owner {
 
     pub(super) fn take_record(&mut self, now: Now, record: Record, relay: Relay) -> Taken {
         if record.origin() == self.local {
+            self.recall_policy(now, &record);
             self.meet_own_past(now, &record);
             return Taken::Fairly;
         }
@@ -221,6 +222,10 @@ impl Owner {
             Admitted::Service(instance) => {
                 self.instances.insert(key(), instance.clone());
             }
+            Admitted::Policy(policy) => self.note_policy(record.origin(), policy),
+            Admitted::Opaque if record.header().kind == RecordKind::POLICY => {
+                self.policies.drop_key(&record.header().key, record.origin());
+            }
             Admitted::Opaque if record.header().kind == RecordKind::SERVICE => {
                 self.instances.remove(&key());
             }
@@ -235,6 +240,8 @@ impl Owner {
     pub(super) fn forget_record(&mut self, id: &RecordId) {
         if id.kind == RecordKind::SERVICE {
             self.instances.remove(&(id.origin, String::from_utf8_lossy(&id.key).into_owned()));
+        } else if id.kind == RecordKind::POLICY {
+            self.policies.drop_key(&id.key, id.origin);
         } else if id.kind == RecordKind::NODE {
             self.facts.remove(&id.origin);
         }

@@ -84,6 +84,9 @@ impl Owner {
                 records.push(self.own.service(key, instance)?);
             }
         }
+        for policy in self.policies.of(self.local) {
+            records.push(self.own.policy(key, policy)?);
+        }
         records.into_iter().for_each(|record| self.take_own(now, record));
         let earliest = Instant::now() + FLOOR_DELAY;
         let latest = self.floor.map_or(earliest, |pending| pending.latest.max(earliest));

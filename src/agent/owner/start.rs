@@ -45,14 +45,16 @@ impl Owner {
             self.registry.services.insert(id, OwnService::new(definition, Origin::File));
         }
         self.registry.file_checks = files.checks;
-        let Stored { services, checks, maintenance } = stored;
+        let Stored { services, checks, maintenance, policies } = stored;
         let services = self.granted(services.into_iter().map(from_api).collect());
         let mut taken: BTreeSet<String> = self.registry.all_checks().into_iter().map(|(_, check)| check.id).collect();
         services.into_iter().for_each(|definition| self.recall_service(definition, &mut taken));
         checks.into_iter().for_each(|registration| self.recall_check(registration, &mut taken));
         self.recall_maintenance(maintenance);
         self.checks_changed();
-        self.publish_all()
+        self.publish_all()?;
+        self.introduce_policies(&policies);
+        Ok(())
     }
 
     fn recall_service(&mut self, definition: ServiceDefinition, taken: &mut BTreeSet<String>) {

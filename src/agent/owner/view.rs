@@ -63,6 +63,7 @@ impl Owner {
             members: &members.collect(),
             unreachable: &self.unreachable,
             instances: &self.instances,
+            intentions: self.policies.compiled(),
         };
         let directory = build(&sources, &mut self.vips, &self.out.directory.load());
         self.out.directory.store(Arc::new(directory));

@@ -24,6 +24,7 @@ use super::reason::Reason;
 use super::{HEAD_BYTES_MAX, http2_server, upgrade};
 use crate::identity::PeerIdentity;
 use crate::model::Instance;
+use crate::proxy::authorize::{Wanted, admit_request};
 use crate::proxy::serving::{Asked, find};
 use crate::proxy::traffic::Cells;
 use crate::proxy::worker::{ActiveGuard, Worker};
@@ -68,11 +69,12 @@ async fn answer(
     request: Request<Incoming>,
 ) -> Result<Response<Reply>, Infallible> {
     let service = request.headers().get(WEFT_SERVICE).and_then(|name| name.to_str().ok()).unwrap_or("?").to_owned();
-    let answered = serve_request(&worker, &peer, request).await;
+    let mut rule = None;
+    let answered = serve_request(&worker, &peer, request, &mut rule).await;
     Ok(answered.unwrap_or_else(|reason| {
         worker.counters.streams_refused.one();
         // The caller's agent says it in the words that its client understands.
-        refuse(reason, &service, false)
+        refuse(reason, &service, rule.as_deref(), false)
     }))
 }
 
@@ -80,6 +82,7 @@ async fn serve_request(
     worker: &Rc<Worker>,
     peer: &PeerIdentity,
     request: Request<Incoming>,
+    rule: &mut Option<String>,
 ) -> Result<Response<Reply>, Reason> {
     if *worker.shutdown.borrow() {
         return Err(Reason::Draining);
@@ -92,10 +95,17 @@ async fn serve_request(
     let client = client(&worker.settings.cluster, caller.as_ref());
     let asked = Asked { service, instance, tag, caller };
     let instance = find(worker, &asked).map_err(|_| Reason::Refused)?;
+    admit_request(worker, asked.caller.as_ref(), &asked.service, (request.method(), request.uri())).map_err(
+        |denied| {
+            *rule = Some(denied.rule);
+            Reason::Denied
+        },
+    )?;
     let under_way = UnderWay::begin(worker, peer, &asked, &instance);
     worker.counters.streams_in.one();
     if request.method() == Method::CONNECT {
-        return Box::pin(upgrade::serve(worker, &instance, client, request)).await;
+        let wanted = Wanted::upgrade(asked.caller.clone(), &asked.service, request.uri());
+        return Box::pin(upgrade::serve(worker, &instance, client, wanted, request)).await;
     }
     let (parts, body) = request.into_parts();
     let mut headers = parts.headers;

@@ -1,5 +1,6 @@
 //! One request: an instance is chosen, asked, and if it saw nothing of the request, another one is.
 
+use std::cell::RefCell;
 use std::net::{IpAddr, Ipv4Addr};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -15,8 +16,9 @@ use super::body::{Payload, Reply, Source, Tail};
 use super::channel::Place;
 use super::headers::{insert_caller, insert_target, strip, strip_own};
 use super::local::{Answered, Body, Head, Lease, is_connection_lost, is_refused, lost};
-use super::reason::{Reason, WEFT_ERROR};
-use crate::model::{Directory, NodeId, Protocol, Service, ServiceId, Tag};
+use super::reason::{Reason, WEFT_ERROR, WEFT_RULE};
+use crate::model::{Directory, NodeId, Protocol, Service, ServiceId, ServiceName, Tag};
+use crate::proxy::authorize::admit_request;
 use crate::proxy::endpoints::{Endpoint, Measure, OpenGuard};
 use crate::proxy::traffic::Cells;
 use crate::proxy::worker::{ActiveGuard, Worker};
@@ -32,6 +34,8 @@ pub(super) struct Call {
     pub(super) caller: Option<HeaderValue>,
     pub(super) head: Head,
     pub(super) body: Body,
+    /// Which rule denied it.
+    denied_by: RefCell<Option<String>>,
 }
 
 /// What became of it, for the access log.
@@ -39,6 +43,8 @@ pub(super) struct Call {
 pub(super) struct Outcome {
     pub(super) endpoint: Option<Endpoint>,
     pub(super) tries: usize,
+    /// Which rule denied it.
+    pub(super) rule: Option<String>,
 }
 
 impl Call {
@@ -49,7 +55,7 @@ impl Call {
         body: Incoming,
     ) -> Call {
         let body = (!body.is_end_stream()).then(|| Source::new(body));
-        Call { service, tag, caller, head: Head { method, uri, headers }, body }
+        Call { service, tag, caller, head: Head { method, uri, headers }, body, denied_by: RefCell::default() }
     }
 
     /// Carries it. `Err` is what Weft answers itself.
@@ -66,6 +72,7 @@ impl Call {
             let begun = Instant::now();
             let asked = self.ask(worker, &endpoint, begun).await;
             outcome.endpoint = Some(endpoint.clone());
+            outcome.rule = self.denied_by.take();
             match asked {
                 Ok(answer) => {
                     // What it took to connect says nothing of the next request.
@@ -75,7 +82,7 @@ impl Call {
                 }
                 Err(reason) => {
                     // What is wrong with the request is not the instance's fault.
-                    if !matches!(reason, Reason::BadRequest | Reason::NotAllowed) {
+                    if !matches!(reason, Reason::BadRequest | Reason::NotAllowed | Reason::Denied) {
                         worker.endpoints.avoid(&endpoint);
                     }
                     if !self.may_go_elsewhere(reason) {
@@ -109,6 +116,9 @@ impl Call {
     async fn ask(&self, worker: &Rc<Worker>, endpoint: &Endpoint, begun: Instant) -> Result<Answer, Reason> {
         let asked = async {
             if endpoint.node.id == worker.local {
+                let (caller, request) = (caller_in(self.caller.as_ref()), (&self.head.method, &self.head.uri));
+                admit_request(worker, caller.as_ref(), &self.service.name, request)
+                    .map_err(|denied| self.denied(Some(denied.rule)))?;
                 worker.counters.direct.one();
                 let Answered { mut response, lease } =
                     worker.local_pool.send(&endpoint.instance, &worker.settings, &self.head, &self.body).await?;
@@ -123,6 +133,11 @@ impl Call {
             answer = asked => answer,
             () = self.overdue(begun, limit) => Err(Reason::Timeout),
         }
+    }
+
+    fn denied(&self, rule: Option<String>) -> Reason {
+        *self.denied_by.borrow_mut() = rule;
+        Reason::Denied
     }
 
     /// A response to gRPC and plain HTTP/2 may begin when its stream has something to say: only the service knows when
@@ -163,6 +178,9 @@ impl Call {
             match place.sender().try_send_request(request).await {
                 Ok(response) => {
                     worker.counters.streams_out.one();
+                    if let Some(rule) = rule_in(&response) {
+                        return Err(self.denied(rule));
+                    }
                     return judge(response, place, asked_at);
                 }
                 // The connection was closing: it has seen nothing.
@@ -195,6 +213,18 @@ struct Answer {
     place: Option<Place>,
     /// When there was a connection to ask over.
     asked_at: Instant,
+}
+
+/// The caller that is claimed, as a name.
+pub(super) fn caller_in(claim: Option<&HeaderValue>) -> Option<ServiceName> {
+    ServiceName::parse(claim?.to_str().ok()?).ok()
+}
+
+/// `Some` if the other host's agent denied the call, with the rule where it told it.
+pub(super) fn rule_in(response: &Response<Incoming>) -> Option<Option<String>> {
+    let error = response.headers().get(WEFT_ERROR)?;
+    let rule = || response.headers().get(WEFT_RULE)?.to_str().ok().map(str::to_owned);
+    (Reason::parse(error.as_bytes()) == Some(Reason::Denied)).then(rule)
 }
 
 /// What the other host's agent says itself is taken as if it had happened here.

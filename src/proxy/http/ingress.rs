@@ -21,7 +21,7 @@ use super::access_log::Line;
 use super::body::Reply;
 use super::forward::{Call, Outcome, own_address};
 use super::headers::{self, admit, is_grpc, wants_upgrade};
-use super::reason::{Reason, WEFT_ERROR};
+use super::reason::{Reason, WEFT_ERROR, WEFT_RULE};
 use super::{HEAD_BYTES_MAX, HEADERS_MAX, http2_server, upgrade};
 use crate::model::{ServiceName, Tag};
 use crate::proxy::worker::Worker;
@@ -129,7 +129,7 @@ async fn answer(
     let answered = carry(&worker, &target, request, &mut outcome).await;
     let mut response = answered.unwrap_or_else(|reason| {
         worker.traffic.failed(target.service.as_str(), reason.as_str());
-        refuse(reason, target.service.as_str(), is_grpc)
+        refuse(reason, target.service.as_str(), outcome.rule.as_deref(), is_grpc)
     });
     // hyper writes the version of the connection; HTTP/1.0 clients get HTTP/1.0.
     *response.version_mut() = if version == Version::HTTP_2 { Version::HTTP_2 } else { Version::HTTP_11 };
@@ -172,12 +172,16 @@ async fn carry(
 }
 
 /// Weft's own answer.
-pub(super) fn refuse(reason: Reason, service: &str, is_grpc: bool) -> Response<Reply> {
+pub(super) fn refuse(reason: Reason, service: &str, rule: Option<&str>, is_grpc: bool) -> Response<Reply> {
+    let rule = rule.filter(|_| reason == Reason::Denied);
     let mut response = Response::new(Reply::Own(None));
     response.headers_mut().insert(WEFT_ERROR, HeaderValue::from_static(reason.as_str()));
+    if let Some(rule) = rule.and_then(|rule| HeaderValue::from_str(rule).ok()) {
+        response.headers_mut().insert(WEFT_RULE, rule);
+    }
     if is_grpc {
         // A response of headers alone, as gRPC over HTTP/2 has it: clients read the status there.
-        let message = reason.sentence(service).trim_end().replace('%', "%25");
+        let message = reason.sentence(service, rule).trim_end().replace('%', "%25");
         *response.status_mut() = StatusCode::OK;
         let headers = response.headers_mut();
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
@@ -189,6 +193,6 @@ pub(super) fn refuse(reason: Reason, service: &str, is_grpc: bool) -> Response<R
     }
     *response.status_mut() = reason.status();
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
-    *response.body_mut() = Reply::Own(Some(Bytes::from(reason.sentence(service))));
+    *response.body_mut() = Reply::Own(Some(Bytes::from(reason.sentence(service, rule))));
     response
 }

@@ -7,6 +7,9 @@ use hyper::header::HeaderName;
 /// The header that names the reason. Only Weft sets it: what a service sends under this name is removed.
 pub(super) const WEFT_ERROR: HeaderName = HeaderName::from_static("weft-error");
 
+/// Which rule denied a call, beside [`WEFT_ERROR`].
+pub(super) const WEFT_RULE: HeaderName = HeaderName::from_static("weft-rule");
+
 /// Why.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Reason {
@@ -22,6 +25,8 @@ pub(super) enum Reason {
     Refused,
     /// The instance's host does not let this host call in the name of that service.
     NotAllowed,
+    /// An intention does not let the caller make this request.
+    Denied,
     /// Nothing came within the request's time.
     Timeout,
     /// The connection was lost before the response began.
@@ -35,13 +40,14 @@ pub(super) enum Reason {
 }
 
 /// Those that cross between hosts.
-const ALL: [Reason; 10] = [
+const ALL: [Reason; 11] = [
     Reason::BadRequest,
     Reason::NoService,
     Reason::NoInstance,
     Reason::ConnectFailed,
     Reason::Refused,
     Reason::NotAllowed,
+    Reason::Denied,
     Reason::Timeout,
     Reason::Reset,
     Reason::Protocol,
@@ -58,6 +64,7 @@ impl Reason {
             Reason::ConnectFailed => "connect-failed",
             Reason::Refused => "refused",
             Reason::NotAllowed => "not-allowed",
+            Reason::Denied => "denied",
             Reason::Timeout => "timeout",
             Reason::Reset | Reason::HostLost => "reset",
             Reason::Protocol => "protocol",
@@ -74,7 +81,7 @@ impl Reason {
     pub(super) fn status(self) -> StatusCode {
         match self {
             Reason::BadRequest => StatusCode::BAD_REQUEST,
-            Reason::NotAllowed => StatusCode::FORBIDDEN,
+            Reason::NotAllowed | Reason::Denied => StatusCode::FORBIDDEN,
             Reason::ConnectFailed | Reason::Reset | Reason::HostLost | Reason::Protocol => StatusCode::BAD_GATEWAY,
             Reason::NoService | Reason::NoInstance | Reason::Refused | Reason::Draining => {
                 StatusCode::SERVICE_UNAVAILABLE
@@ -89,7 +96,7 @@ impl Reason {
     }
 
     /// What a person reads in the body.
-    pub(super) fn sentence(self, service: &str) -> String {
+    pub(super) fn sentence(self, service: &str, rule: Option<&str>) -> String {
         let what = match self {
             Reason::BadRequest => "the request cannot be carried as it is framed".to_owned(),
             Reason::NoService => format!("no service {service} is known any more"),
@@ -97,13 +104,17 @@ impl Reason {
             Reason::ConnectFailed => format!("no instance of {service} takes connections"),
             Reason::Refused => format!("the host of {service} does not serve it any more"),
             Reason::NotAllowed => format!("the host of {service} does not let this host call in that name"),
+            Reason::Denied => format!("this call to {service} is denied"),
             Reason::Timeout => format!("{service} has not answered in time"),
             Reason::Reset => format!("{service} broke the connection off before it answered"),
             Reason::HostLost => format!("the host of {service} was lost before it answered"),
             Reason::Protocol => format!("{service} answered something that is no HTTP"),
             Reason::Draining => format!("the host of {service} is stopping"),
         };
-        format!("weft: {what}; `weft explain {service}` tells more\n")
+        match rule {
+            Some(rule) => format!("weft: {what}: {rule}; `weft intention check SOURCE {service}` tells more\n"),
+            None => format!("weft: {what}; `weft explain {service}` tells more\n"),
+        }
     }
 
     /// gRPC's status code (grpc/grpc: statuscodes.md).
@@ -111,7 +122,7 @@ impl Reason {
         match self {
             Reason::BadRequest => "13",
             Reason::Timeout => "4",
-            Reason::NotAllowed => "7",
+            Reason::NotAllowed | Reason::Denied => "7",
             _ => "14",
         }
     }
@@ -125,7 +136,7 @@ mod tests {
     fn every_word_is_read_back() {
         for reason in ALL {
             assert_eq!(Reason::parse(reason.as_str().as_bytes()), Some(reason));
-            let is_callers_own = matches!(reason, Reason::BadRequest | Reason::NotAllowed);
+            let is_callers_own = matches!(reason, Reason::BadRequest | Reason::NotAllowed | Reason::Denied);
             assert!(reason.status().is_server_error() || is_callers_own);
         }
         assert_eq!(Reason::parse(b"teapot"), None);

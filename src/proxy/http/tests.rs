@@ -146,6 +146,7 @@ fn directory(local: NodeId, instances: Vec<(Arc<Node>, Arc<Instance>)>) -> Arc<A
         nodes,
         services: BTreeMap::from([(name, Arc::new(service))]),
         vips: HashMap::new(),
+        intentions: Default::default(),
     };
     Arc::new(ArcSwap::from_pointee(directory))
 }

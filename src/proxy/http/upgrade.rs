@@ -21,11 +21,12 @@ use tracing::debug;
 
 use super::body::{Payload, Reply, Tail};
 use super::egress::cleaned;
-use super::forward::Outcome;
+use super::forward::{Outcome, caller_in, rule_in};
 use super::headers::{CLIENT, insert_caller, insert_target, strip, strip_own};
 use super::local::{connect, lost};
 use super::reason::{Reason, WEFT_ERROR};
 use crate::model::{Instance, Service, Tag};
+use crate::proxy::authorize::{Wanted, admit_wanted, turned};
 use crate::proxy::endpoints::{Endpoint, Measure, OpenGuard};
 use crate::proxy::worker::{ActiveGuard, Worker};
 
@@ -50,6 +51,7 @@ pub(super) async fn carry(
 ) -> Result<Response<Reply>, Reason> {
     let application = on(&mut request);
     let (parts, _) = request.into_parts();
+    let wanted = Wanted::upgrade(caller_in(caller.as_ref()), &service.name, &parts.uri);
     let mut tried = Vec::new();
     let mut last = Reason::NoInstance;
     while tried.len() < TRIES_MAX {
@@ -66,17 +68,24 @@ pub(super) async fn carry(
         *head.uri_mut() = parts.uri.clone();
         *head.headers_mut() = parts.headers.clone();
         let limit = endpoint.instance.request_timeout.unwrap_or(worker.settings.request_timeout);
+        let is_here = endpoint.node.id == worker.local;
+        let mut rule = None;
         let asked = async {
-            if endpoint.node.id == worker.local {
+            if is_here {
+                admit_wanted(worker, &wanted).map_err(|denied| {
+                    rule = Some(denied.rule);
+                    Reason::Denied
+                })?;
                 ask_here(worker, &endpoint.instance, head, &protocol).await
             } else {
                 insert_caller(head.headers_mut(), caller.as_ref());
-                ask_there(worker, &service, tag.as_ref(), &endpoint, head, &protocol).await
+                ask_there(worker, (&service, tag.as_ref()), &endpoint, head, &protocol, &mut rule).await
             }
         };
         let asked = timeout(limit, asked).await.unwrap_or(Err(Reason::Timeout));
+        outcome.rule = rule;
         match asked {
-            Ok(response) => return Ok(begin(worker, &endpoint, application, response)),
+            Ok(response) => return Ok(begin(worker, &endpoint, application, response, is_here.then_some(wanted))),
             Err(reason) if reason.is_untouched() => {
                 worker.counters.retries.one();
                 tried.push(endpoint.key());
@@ -108,11 +117,11 @@ async fn ask_here(
 
 async fn ask_there(
     worker: &Rc<Worker>,
-    service: &Service,
-    tag: Option<&Tag>,
+    (service, tag): (&Service, Option<&Tag>),
     endpoint: &Endpoint,
     mut request: Request<Payload>,
     protocol: &HeaderValue,
+    rule: &mut Option<String>,
 ) -> Result<Response<Incoming>, Reason> {
     let place = worker.channels.place(worker, &endpoint.node).await.map_err(|error| {
         if !error.is_local() {
@@ -130,6 +139,7 @@ async fn ask_there(
     request.extensions_mut().insert(ConnectProtocol::from_static(CONNECT_PROTOCOL));
     let mut response = place.sender().send_request(request).await.map_err(|error| lost(&error))?;
     if let Some(reason) = response.headers().get(WEFT_ERROR) {
+        *rule = rule_in(&response).flatten();
         return Err(Reason::parse(reason.as_bytes()).unwrap_or(Reason::Protocol));
     }
     let status = response.headers().get(WEFT_STATUS).and_then(|status| StatusCode::from_bytes(status.as_bytes()).ok());
@@ -150,6 +160,7 @@ fn begin(
     endpoint: &Endpoint,
     application: OnUpgrade,
     mut response: Response<Incoming>,
+    judged_here: Option<Wanted>,
 ) -> Response<Reply> {
     endpoint.stats.cells.begin();
     let class = response.status().as_u16() / 100;
@@ -176,7 +187,7 @@ fn begin(
         answer.headers_mut().insert(UPGRADE, taken);
     }
     spawn_local(async move {
-        join(application, service).await;
+        join(&counted.worker, application, service, judged_here).await;
         drop(counted);
     });
     answer
@@ -187,6 +198,7 @@ pub(super) async fn serve(
     worker: &Rc<Worker>,
     instance: &Instance,
     client: HeaderValue,
+    wanted: Wanted,
     mut request: Request<Incoming>,
 ) -> Result<Response<Reply>, Reason> {
     let is_ours = request.extensions().get::<ConnectProtocol>().is_some_and(|name| name.as_str() == CONNECT_PROTOCOL);
@@ -219,22 +231,33 @@ pub(super) async fn serve(
         parts.headers.insert(WEFT_UPGRADE, taken);
     }
     let active = worker.enter();
+    let worker = worker.clone();
     spawn_local(async move {
-        join(caller, service).await;
+        join(&worker, caller, service, Some(wanted)).await;
         drop(active);
     });
     Ok(Response::from_parts(parts, Reply::Own(None)))
 }
 
-/// Copies both ways until both have ended.
-async fn join(one: OnUpgrade, other: OnUpgrade) {
+/// Copies both ways until both have ended, or an intention has turned against a call that is judged here.
+async fn join(worker: &Worker, one: OnUpgrade, other: OnUpgrade, judged_here: Option<Wanted>) {
     let (one, other) = match tokio::try_join!(one, other) {
         Ok(both) => both,
         Err(error) => return debug!(%error, "one side did not go over to the other protocol"),
     };
     let (mut one, mut other): (TokioIo<Upgraded>, TokioIo<Upgraded>) = (TokioIo::new(one), TokioIo::new(other));
     // A side that breaks off ends both, as it does without anybody in between.
-    let _ = copy_bidirectional_with_sizes(&mut one, &mut other, COPY_BYTES, COPY_BYTES).await;
+    let copied = copy_bidirectional_with_sizes(&mut one, &mut other, COPY_BYTES, COPY_BYTES);
+    let turned = async {
+        match &judged_here {
+            Some(wanted) => turned(worker, wanted).await,
+            None => std::future::pending().await,
+        }
+    };
+    tokio::select! {
+        _ = copied => {}
+        () = turned => {}
+    }
 }
 
 /// An upgraded connection, counted until it ends.

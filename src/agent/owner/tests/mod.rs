@@ -1,11 +1,12 @@
 //! The owner with a real store and real keys, and channels in place of the drivers. `life` is a service from registration
 //! to withdrawal, `registering` what is taken, refused and kept, `operating` joins and reloads, `past` a disk that was set back,
-//! `poison` records that it must not die of twice, and hosts and services gone mad.
+//! `poison` records that it must not die of twice, and hosts and services gone mad, `policies` what operators decide.
 
 mod life;
 mod operating;
 mod past;
 mod poison;
+mod policies;
 mod registering;
 
 use std::net::Ipv4Addr;
@@ -95,7 +96,18 @@ impl Bench {
             checks: requests,
             store: store.writer().unwrap(),
         };
-        let begin = Beginning { identity, facts, epoch, swim, catalog, vips, has_seeds: false, rises, quarantine };
+        let begin = Beginning {
+            identity,
+            facts,
+            epoch,
+            swim,
+            catalog,
+            vips,
+            has_seeds: false,
+            rises,
+            quarantine,
+            voucher: None,
+        };
         let mut owner = Owner::new(begin, out);
         owner.restore(records);
         owner.introduce(files, stored).unwrap();

@@ -230,7 +230,7 @@ async fn so_many_checks_of_the_host_and_no_more() {
 #[test]
 fn nothing_kept_is_nothing_stored() {
     let stored = kept::read(Registrations::default(), read_service, read_check);
-    let Stored { services, checks, maintenance } = stored;
+    let Stored { services, checks, maintenance, .. } = stored;
     assert!(services.is_empty() && checks.is_empty() && maintenance == Maintenance::default());
 }
 
