@@ -103,6 +103,12 @@ async fn shake_hands(worker: &Worker, mut tcp: TcpStream) -> Result<Shaken, Link
             let _ = worker.enroll.try_send(connection);
             Ok(Shaken::Elsewhere)
         }
+        // Who names none (a scanner, `openssl s_client`) is shown what this port is: TLS 1.3, and no further without a
+        // certificate. With one there is still nothing to talk about.
+        None if accepted.client_hello().alpn().is_none() => {
+            Link::accept(tcp, worker.tls.mesh_server.clone(), received, &worker.scratch).await?;
+            Err(LinkError::Protocol("no application protocol"))
+        }
         _ => Err(LinkError::Protocol("an application protocol that this port does not serve")),
     }
 }

@@ -3,6 +3,8 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use bincode::config::{Configuration, Fixint, Limit, LittleEndian};
 use bytes::Bytes;
@@ -13,7 +15,7 @@ const RECORD: u8 = 1;
 const MEMBER: u8 = 2;
 /// The version of a member's encoding.
 const MEMBER_FORMAT: u8 = 1;
-/// A claim is a name, an address, three ids and a signature: 300 bytes at most.
+/// A claim is a name, an address, two ids and up to two signatures with their keys: 400 bytes at most.
 const MEMBER_BYTES_MAX: usize = 1024;
 /// sled's page cache. Everything is read once, at the start; after that the cache only serves writes, and an idle agent
 /// must stay within 20 MB.
@@ -21,10 +23,30 @@ const CACHE_BYTES: u64 = 1024 * 1024;
 /// A batch holds what it changes in memory until it is applied.
 const BATCH_LEN_MAX: usize = 256;
 
+/// sled's threads let go of a database a moment after its last handle. That nobody else has it, the store's lock says.
+const HELD_MAX: Duration = Duration::from_secs(2);
+const HELD_PAUSE: Duration = Duration::from_millis(10);
+
 type Format = Configuration<LittleEndian, Fixint, Limit<MEMBER_BYTES_MAX>>;
 
 fn format() -> Format {
     bincode::config::standard().with_fixed_int_encoding().with_limit()
+}
+
+fn open_database(path: &Path) -> Result<sled::Db, sled::Error> {
+    let config = sled::Config::new().path(path).cache_capacity(CACHE_BYTES).flush_every_ms(None);
+    let begun = Instant::now();
+    loop {
+        match config.open() {
+            Err(error) if is_held(&error) && begun.elapsed() < HELD_MAX => thread::sleep(HELD_PAUSE),
+            opened => return opened,
+        }
+    }
+}
+
+/// True if somebody still has the database open: it is not damaged. sled tells that by its words alone.
+pub(super) fn is_held(error: &sled::Error) -> bool {
+    matches!(error, sled::Error::Io(error) if error.to_string().starts_with("could not acquire lock"))
 }
 
 /// The open database.
@@ -44,7 +66,7 @@ pub(super) struct Contents {
 impl Cache {
     /// Opens and reads the whole database: damage shows when a page is read, so a cache counts as sound only after that.
     pub(super) fn open(path: &Path) -> Result<Contents, sled::Error> {
-        let db = sled::Config::new().path(path).cache_capacity(CACHE_BYTES).flush_every_ms(None).open()?;
+        let db = open_database(path)?;
         let mut contents = Contents { cache: Cache { db }, records: Vec::new(), members: Vec::new() };
         let mut unreadable = 0_u64;
         for entry in contents.cache.db.iter() {

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use crate::model::{Claim, Record};
 
-use super::cache::{Cache, Contents};
+use super::cache::{Cache, Contents, is_held};
 use super::lock::Lock;
 use super::{Store, StoreError, file_error};
 
@@ -116,6 +116,7 @@ where
     match receiver.recv_timeout(deadline) {
         Ok(Ok(Ok(contents))) => Ok(contents),
         Ok(Ok(Err(sled::Error::Io(error)))) if is_about_the_disk(&error) => Err(Failure::Disk(error)),
+        Ok(Ok(Err(error))) if is_held(&error) => Err(Failure::Late),
         Ok(Ok(Err(error))) => Err(Failure::Corrupt(error.to_string())),
         Ok(Err(_)) => Err(Failure::Corrupt("the database library panicked on it".into())),
         Err(_) => Err(Failure::Late),

@@ -123,6 +123,25 @@ fn asides(directory: &Path) -> Vec<String> {
 }
 
 #[test]
+fn a_cache_that_is_being_let_go_of_is_waited_for() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = open(directory.path()).store;
+    store.save_records(&[record(1, "a", 1, b"x")]).unwrap();
+    drop(store);
+    let held = sled::open(directory.path().join("catalog")).unwrap();
+    let (begun, begins) = mpsc::channel();
+    let letting_go = std::thread::spawn(move || {
+        begins.recv().unwrap();
+        std::thread::sleep(Duration::from_millis(50));
+        drop(held);
+    });
+    begun.send(()).unwrap();
+    let opened = open(directory.path());
+    assert_eq!((opened.records.len(), opened.moved_aside), (1, None));
+    letting_go.join().unwrap();
+}
+
+#[test]
 fn a_corrupt_cache_is_moved_aside_and_the_counters_stay() {
     let directory = tempfile::tempdir().unwrap();
     for (round, kept) in [
