@@ -42,6 +42,7 @@ mod ipv6;
 mod keyring;
 mod life;
 mod red_check;
+mod scanner;
 mod smuggling;
 mod unreachable;
 mod websocket;
