@@ -255,3 +255,49 @@ fn nobody_but_an_operator_of_this_cluster_decides() {
     let left = weft(b, &["intention", "allow", "*", "web"]);
     assert!(!left.ok && left.stderr.contains("WEFT_OPERATOR"), "{}", left.stderr);
 }
+
+/// The status of a request to `web` by a program of that user, and what Redis says to it.
+fn as_user(host: &Host, uid: &str) -> (String, bool) {
+    let (reuid, regid) = (format!("--reuid={uid}"), format!("--regid={uid}"));
+    let user = [reuid.as_str(), regid.as_str(), "--clear-groups", "--"];
+    let curl =
+        ["curl", "--silent", "--max-time", "5", "-o", "/dev/null", "-w", "%{http_code}", "http://web.mesh.internal/"];
+    let ping = ["redis-cli", "-h", "cache.mesh.internal", "ping"];
+    let status = host.run("setpriv", [&user[..], &curl].concat()).stdout;
+    let pong = host.run("setpriv", [&user[..], &ping].concat()).stdout.trim() == "PONG";
+    (status, pong)
+}
+
+#[test]
+fn of_two_services_of_one_host_one_is_let_through_and_the_other_is_not() {
+    let Some((fleet, _parts, key)) = raise(&["a", "b"]) else { return };
+    let (a, b) = (&fleet["a"], &fleet["b"]);
+    let callers = "[[service]]\nname = \"billing\"\nport = 9001\nuser = \"2001\"\n\
+                   [[service]]\nname = \"reports\"\nport = 9002\nuser = \"2002\"\n";
+    b.service("callers", callers);
+    b.reload();
+    let (let_through, refused) = (("200".to_owned(), true), ("403".to_owned(), false));
+    for uid in ["2001", "2002", "2003"] {
+        assert_eq!(as_user(b, uid), let_through, "{uid}");
+    }
+    for service in ["web", "cache"] {
+        decide(a, &key, &["deny", "*", service]);
+        decide(a, &key, &["allow", "billing", service]);
+    }
+    // 2001 is billing, 2002 reports, and nobody knows 2003.
+    for (uid, expected) in [("2001", &let_through), ("2002", &refused), ("2003", &refused)] {
+        wait_for(&format!("{uid} gets {expected:?}"), EFFECT_DEADLINE, || match as_user(b, uid) {
+            found if found == *expected => Ok(()),
+            found => Err(format!("{found:?}")),
+        });
+    }
+    let denied = |source: &str| a.metric("weft_calls_denied_total", &format!("source=\"{source}\""));
+    assert!(denied("reports") >= 2.0 && denied("anonymous") >= 2.0);
+    let metrics = a.curl("http://127.0.0.1:8500/metrics").expect("/metrics");
+    assert!(!metrics.contains("source=\"billing\""), "billing was denied:\n{metrics}");
+    decide(b, &key, &["allow", "reports", "web"]);
+    wait_for("requests of reports are let through", EFFECT_DEADLINE, || match as_user(b, "2002") {
+        (status, false) if status == "200" => Ok(()),
+        found => Err(format!("{found:?}")),
+    });
+}
