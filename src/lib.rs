@@ -3,6 +3,7 @@
 //! Where things are: `docs/ARCHITECTURE.md`. A module imports only floors below its own; `tests/tidy.rs` holds the code
 //! to that.
 
+pub mod access;
 pub mod agent;
 pub mod api;
 pub mod catalog;

@@ -202,7 +202,9 @@ impl Services<'_> {
             node: identity.name.clone(),
             domain: config.dns.domain.clone(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
-            writes_over_tcp: true,
+            tls: config.api.tls.as_ref().map(|tls| api::TlsFiles { cert: tls.cert.clone(), key: tls.key.clone() }),
+            writes_over_tcp: config.api.writes_open,
+            data_dir: Some(config.data_dir.clone()),
             capture: Some(capture.to_owned()),
             limits: api::Limits::default(),
         };

@@ -19,6 +19,8 @@ const FORM_TYPES: [&str; 3] = ["text/plain", "multipart/form-data", "application
 pub(super) enum Via {
     /// Over TCP, to this address of ours.
     Tcp(IpAddr),
+    /// Over TLS, which a page of another name does not get through: the certificate names this host.
+    Tls,
     /// Over the unix socket, which no browser reaches: file permissions decide who may.
     Unix,
 }
@@ -36,8 +38,6 @@ pub(super) enum Refusal {
     Origin(String),
     #[error("pages may not change anything here; use the command line, or a program that is no browser")]
     Page,
-    #[error("this API takes no changes over TCP; use the unix socket")]
-    ReadOnly,
 }
 
 /// Decides from the request's headers and, where its target is absolute, the target's authority.
@@ -55,7 +55,8 @@ pub(super) fn admit(via: Via, target: Option<&Authority>, headers: &HeaderMap) -
         return Err(Refusal::Origin(text(headers.get(ORIGIN).unwrap_or(site))));
     }
     for origin in headers.get_all(ORIGIN) {
-        let same = |host: &HeaderValue| text(origin).eq_ignore_ascii_case(&format!("http://{}", text(host)));
+        let scheme = if via == Via::Tls { "https" } else { "http" };
+        let same = |host: &HeaderValue| text(origin).eq_ignore_ascii_case(&format!("{scheme}://{}", text(host)));
         if !only(headers, &HOST).is_some_and(same) {
             return Err(Refusal::Origin(text(origin)));
         }
@@ -63,13 +64,10 @@ pub(super) fn admit(via: Via, target: Option<&Authority>, headers: &HeaderMap) -
     Ok(())
 }
 
-/// Decides about a request that would change something. Who reaches the unix socket may: its file's mode says who.
-pub(super) fn admit_write(via: Via, writes_over_tcp: bool, headers: &HeaderMap) -> Result<(), Refusal> {
+/// Decides whether a request that would change something comes from a page. Pages do not reach the unix socket.
+pub(super) fn admit_write(via: Via, headers: &HeaderMap) -> Result<(), Refusal> {
     if via == Via::Unix {
         return Ok(());
-    }
-    if !writes_over_tcp {
-        return Err(Refusal::ReadOnly);
     }
     let fetched =
         headers.get_all(SEC_FETCH_SITE).iter().any(|site| !matches!(site.as_bytes(), b"same-origin" | b"none"));
@@ -179,17 +177,15 @@ mod tests {
 
     #[test]
     fn programs_may_write_and_pages_may_not() {
-        let write = |via, allowed, headers: &[(&'static str, &'static str)]| {
+        let write = |via, headers: &[(&'static str, &'static str)]| {
             let headers =
                 headers.iter().map(|(name, value)| (HeaderName::from_static(name), HeaderValue::from_static(value)));
-            admit_write(via, allowed, &headers.collect())
+            admit_write(via, &headers.collect())
         };
         let program = [("host", "localhost"), ("content-type", "application/json")];
-        assert_eq!(write(LOCAL, true, &program), Ok(()));
+        assert_eq!(write(LOCAL, &program), Ok(()));
         // curl --data says so, and is no page.
-        assert_eq!(write(LOCAL, true, &[("content-type", "application/x-www-form-urlencoded")]), Ok(()));
-        assert_eq!(write(LOCAL, false, &program), Err(Refusal::ReadOnly));
-        assert_eq!(write(Via::Unix, false, &program), Ok(()));
+        assert_eq!(write(LOCAL, &[("content-type", "application/x-www-form-urlencoded")]), Ok(()));
         for page in [
             &[("origin", "http://localhost:8500")][..],
             &[("origin", "null")],
@@ -198,8 +194,18 @@ mod tests {
             &[("referer", "http://evil.example/"), ("content-type", "Text/Plain; charset=utf-8")],
             &[("referer", "http://evil.example/"), ("content-type", "multipart/form-data; boundary=x")],
         ] {
-            assert_eq!(write(LOCAL, true, page), Err(Refusal::Page), "{page:?}");
+            assert_eq!(write(LOCAL, page), Err(Refusal::Page), "{page:?}");
+            assert_eq!(write(Via::Tls, page), Err(Refusal::Page), "{page:?}");
+            assert_eq!(write(Via::Unix, page), Ok(()), "{page:?}");
         }
+    }
+
+    #[test]
+    fn over_tls_the_certificate_says_the_name_and_pages_are_those_of_its_origin() {
+        assert_eq!(asked(Via::Tls, &[("host", "weft.example:8500")]), Ok(()));
+        let from = |origin| asked(Via::Tls, &[("host", "weft.example"), ("origin", origin)]);
+        assert_eq!(from("https://weft.example"), Ok(()));
+        assert!(from("http://weft.example").is_err() && from("https://evil.example").is_err());
     }
 
     #[test]

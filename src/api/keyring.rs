@@ -2,33 +2,30 @@
 //! `{"Key": ...}`. In place of keys Weft tells their fingerprints, and takes them where a key is only named.
 //!
 //! Requests come in; a checked [`KeyringOrder`] goes to the agent, which asks every host; its [`KeyringReport`] goes out under
-//! `Weft`. What changes something comes over the unix socket only: other writes concern this host, a key that its giver
-//! knows would open the gossip of all to every program of one host.
+//! `Weft`. What changes something takes the unix socket or an operator's token, whatever `[api] writes` says: other writes
+//! concern this host, a key that its giver knows would open the gossip of all to every program of one host.
 
 use std::collections::BTreeMap;
 use std::fmt;
 use std::time::Duration;
 
 use hyper::body::Incoming;
-use hyper::header::HeaderMap;
 use hyper::{Method, StatusCode};
 use serde::Serialize;
 use serde_json::Value;
 use tokio::sync::oneshot;
 use tokio::time::timeout;
 
+use super::Command;
 use super::answer::Answer;
-use super::guard::{Via, admit_write};
+use super::audited::Subject;
 use super::request::Asked;
 use super::responder::Shared;
-use super::{Command, Counters};
 use crate::wire::keyring::Fingerprint;
 use crate::wire::seal::GossipKey;
 
 /// The agent gives itself 20 s to ask every host; the command line waits 30.
 const ORDER_MAX: Duration = Duration::from_secs(25);
-const SOCKET_ONLY: &str = "the gossip keyring is changed over the agent's unix socket only, by root and the group weft: \
-                           weft keyring, with --api /run/weft/weft.sock";
 const ALLOWED: &str = "GET, POST, PUT, DELETE";
 
 /// What is to be done with the gossip keys of every host.
@@ -194,33 +191,19 @@ fn named(text: &str) -> Result<Fingerprint, Answer> {
 }
 
 impl Shared {
-    pub(super) async fn keyring(
-        &self,
-        via: Via,
-        headers: &HeaderMap,
-        wanted: Result<Wanted, Answer>,
-        body: Incoming,
-    ) -> Answer {
-        let wanted = match wanted {
-            Ok(wanted) => wanted,
-            Err(answer) => return answer,
-        };
+    pub(super) async fn keyring(&self, wanted: Wanted, body: Incoming, subject: &mut Subject) -> Answer {
         let mut told = Default::default();
         if wanted != Wanted::List {
-            let admitted = admit_write(via, self.settings.writes_over_tcp, headers).map_err(|error| error.to_string());
-            if let Err(refusal) =
-                admitted.and_then(|()| if via == Via::Unix { Ok(()) } else { Err(SOCKET_ONLY.into()) })
-            {
-                Counters::add(&self.counters.requests_refused);
-                return Answer::error(StatusCode::FORBIDDEN, &refusal);
-            }
             told = match self.body(body).await {
                 Ok(body) => body,
                 Err(answer) => return answer,
             };
         }
         match wanted.order(&told) {
-            Ok(order) => self.order(order).await,
+            Ok(order) => {
+                subject.words = format!("keyring {order}");
+                self.order(order).await
+            }
             Err(answer) => answer,
         }
     }

@@ -2,7 +2,8 @@
 //!
 //! Requests come in over `[api] listen` and the unix socket; everything shown is read from the published `Directory` and
 //! from what this host registered ([`Local`]). The only way from here into the agent is [`Command`]. The API is not a
-//! way in: requests whose `Host` or `Origin` belongs to somebody else are refused, and so are writes of pages (`guard`);
+//! way in: what changes something takes the socket or a token (`rights`) and is told to the audit log (`audited`);
+//! requests whose `Host` or `Origin` belongs to somebody else are refused, and so are writes of pages (`guard`);
 //! heads, bodies, connections and times are bounded (`server`).
 //!
 //! `router` decides, purely, what a read is answered with, `writes` which command a write is; `consul`, `own`, `explain`
@@ -10,6 +11,7 @@
 //! sockets. KV, sessions, transactions and prepared queries answer 501: 404 would tell a KV client "no such key".
 
 mod answer;
+mod audited;
 mod connect;
 mod consul;
 mod durations;
@@ -22,15 +24,18 @@ mod keyring;
 mod local;
 mod own;
 mod parameters;
+mod report;
 mod request;
 mod resolve;
 mod responder;
+mod rights;
 mod router;
 mod server;
 mod socket;
 #[cfg(test)]
 pub(crate) mod specimen;
 mod telemetry;
+mod tls;
 mod watch;
 mod whoami;
 mod write_deadline;
@@ -58,6 +63,7 @@ pub use keyring::{
 };
 pub use local::{Local, LocalCheck, LocalService};
 pub use server::{Bound, bind};
+pub use tls::TlsFiles;
 pub use whoami::WhoAsks;
 
 /// What the API is told at start.
@@ -75,8 +81,12 @@ pub struct Settings {
     pub domain: String,
     /// This agent's version.
     pub version: String,
-    /// What is registered, reported and ordered over TCP is done. Without it only the unix socket takes changes.
+    /// `[api] tls_cert` and `tls_key`. Without it only loopback is listened on.
+    pub tls: Option<TlsFiles>,
+    /// Any program of this host may change things over TCP, without a token.
     pub writes_over_tcp: bool,
+    /// Where tokens are, and where the audit log goes. Without it there are neither.
+    pub data_dir: Option<PathBuf>,
     /// How calls to VIPs are taken, `redirect` or `bind`, for `/v1/weft/explain`; `None` if that is not known.
     pub capture: Option<String>,
     /// Bounds on clients.
@@ -255,6 +265,25 @@ pub enum ApiError {
         /// Why.
         error: io::Error,
     },
+    /// Beyond loopback, without what that takes.
+    #[error("`[api] listen` = {listen} lets others than this host in, and {lacking}")]
+    Exposed {
+        /// The address.
+        listen: SocketAddr,
+        /// What there is not, and what to do.
+        lacking: &'static str,
+    },
+    /// The certificate or its key cannot be used.
+    #[error("cannot use {} for the API: {why}; `[api] tls_cert` and `tls_key` name a certificate and its key, in PEM", path.display())]
+    Tls {
+        /// Which file.
+        path: PathBuf,
+        /// Why.
+        why: String,
+    },
+    /// No thread for the audit log.
+    #[error("the system refuses a thread for the audit log: {0}")]
+    Audit(io::Error),
     /// The unix socket cannot be bound.
     #[error("cannot make the socket {}: {error}; {advice}", path.display())]
     Socket {
@@ -278,6 +307,10 @@ pub struct Counters {
     pub requests: AtomicU64,
     /// Requests refused for their `Host`, `Origin` or `Sec-Fetch-Site`, writes of pages among them.
     pub requests_refused: AtomicU64,
+    /// Requests refused for want of a token, or of its role.
+    pub denied: AtomicU64,
+    /// Lines of the audit log that were lost.
+    pub audit_lost: Arc<AtomicU64>,
     /// Connections closed over bytes that are not HTTP, or over a head beyond its limits.
     pub malformed: AtomicU64,
     /// Connections closed because a head, or the reading of an answer, took too long.
@@ -290,13 +323,15 @@ impl Counters {
     }
 
     /// Every counter as (name, what it counts, value), for `/metrics`.
-    pub fn values(&self) -> [(&'static str, &'static str, u64); 6] {
+    pub fn values(&self) -> [(&'static str, &'static str, u64); 8] {
         let value = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         [
             ("connections", "Connections accepted", value(&self.connections)),
             ("connections_refused", "Connections closed because too many were open", value(&self.connections_refused)),
             ("requests", "Requests answered", value(&self.requests)),
             ("requests_refused", "Requests refused for their Host or Origin", value(&self.requests_refused)),
+            ("denied", "Requests refused for want of a token or of its role", value(&self.denied)),
+            ("audit_lost", "Lines of the audit log that were lost", value(&self.audit_lost)),
             ("malformed", "Connections closed over bytes that are not HTTP", value(&self.malformed)),
             ("timed_out", "Connections closed because the client was too slow", value(&self.timed_out)),
         ]

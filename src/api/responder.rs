@@ -18,18 +18,21 @@ use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use tokio::time::timeout;
 
 use super::answer::Answer;
+use super::audited::{Reports, Subject};
 use super::consul::{View, index};
-use super::guard::{Via, admit, admit_write};
+use super::guard::{admit, admit_write};
 use super::keyring;
 use super::own::freshness;
 use super::parameters::{Waiting, resource, waiting, with_jitter};
 use super::request::Asked;
+use super::rights::{Asker, Client, Openness};
 use super::router::{MetricsForm, Outcome, route};
 use super::telemetry::{prometheus, telemetry};
 use super::watch::{Hub, Resource};
-use super::whoami::{Ends, WhoAsks};
+use super::whoami::WhoAsks;
 use super::writes::{Write, decide, refused};
 use super::{CheckOutput, Command, Counters, Local, Metrics, Settings, TrafficSource, VersionsSource};
+use crate::access::{Audit, Tokens};
 use crate::model::Directory;
 
 /// A registration with everything in it has a few KiB.
@@ -62,6 +65,10 @@ pub(super) struct Shared {
     pub(super) versions: VersionsSource,
     pub(super) who_asks: Option<WhoAsks>,
     pub(super) check_output: CheckOutput,
+    pub(super) open: Openness,
+    pub(super) tokens: Option<Tokens>,
+    pub(super) audit: Option<Audit>,
+    pub(super) reports: Reports,
     pub(super) commands: mpsc::Sender<Command>,
     /// Bodies that may still be read beside those that are.
     pub(super) bodies: Semaphore,
@@ -98,6 +105,23 @@ impl Recent {
     }
 }
 
+/// A request that would change something.
+enum Asks {
+    Keys(keyring::Wanted),
+    Write(Write),
+    /// One that is asked for in a wrong way.
+    Wrong(Answer),
+}
+
+impl Asks {
+    /// `None`: it only reads, or its path is none that writes.
+    fn of(asked: &Asked) -> Option<Asks> {
+        let keys = keyring::decide(asked).filter(|_| !asked.reads());
+        let keys = keys.map(|wanted| wanted.map_or_else(Asks::Wrong, Asks::Keys));
+        keys.or_else(|| decide(asked).map(|write| write.map_or_else(Asks::Wrong, Asks::Write)))
+    }
+}
+
 /// Returns when the agent stops. An error means that it is gone: as good as the word.
 pub(super) async fn stopped(shutdown: &mut watch::Receiver<bool>) {
     let _gone = shutdown.wait_for(|stop| *stop).await;
@@ -107,47 +131,75 @@ impl Shared {
     /// Answers one request.
     pub(super) async fn answer(
         &self,
-        via: Via,
-        ends: Option<Ends>,
+        client: Client,
         request: Request<Incoming>,
         stopping: watch::Receiver<bool>,
     ) -> Response<Full<Bytes>> {
         Counters::add(&self.counters.requests);
         let (head, body) = request.into_parts();
-        if let Err(refusal) = admit(via, head.uri.authority(), &head.headers) {
-            Counters::add(&self.counters.requests_refused);
-            return self.respond(Answer::error(StatusCode::FORBIDDEN, &refusal.to_string()));
+        let wants_text = wants_text(&head.headers);
+        let asked = Asked::new(head.method, head.uri.path(), head.uri.query().unwrap_or(""), wants_text);
+        if let Some(asks) = Asks::of(&asked) {
+            let asker = self.asker(&client, &head.headers, &asked);
+            let mut subject = Subject::default();
+            let admitted = admit(client.via, head.uri.authority(), &head.headers)
+                .and_then(|()| admit_write(client.via, &head.headers));
+            let answer = match admitted {
+                Ok(()) if body.size_hint().lower() > BODY_BYTES_MAX as u64 => too_large(),
+                Ok(()) => Box::pin(self.written(&asker, asks, body, &mut subject)).await,
+                Err(refusal) => self.turned_away(&refusal.to_string()),
+            };
+            Box::pin(self.audit(&client, asker.token.as_deref(), &asked, subject, &answer)).await;
+            return self.respond(answer);
+        }
+        if let Err(refusal) = admit(client.via, head.uri.authority(), &head.headers) {
+            return self.respond(self.turned_away(&refusal.to_string()));
         }
         if body.size_hint().lower() > BODY_BYTES_MAX as u64 {
             return self.respond(too_large());
         }
-        let wants_text = wants_text(&head.headers);
-        let asked = Asked::new(head.method, head.uri.path(), head.uri.query().unwrap_or(""), wants_text);
-        if let Some(order) = keyring::decide(&asked) {
-            let answer = Box::pin(self.keyring(via, &head.headers, order, body)).await;
+        if !self.open.on_loopback
+            && let Err(denied) = self.asker(&client, &head.headers, &asked).may_read()
+        {
+            return self.respond(self.denied(denied));
+        }
+        if let Some(wanted) = keyring::decide(&asked) {
+            let answer = match wanted {
+                Ok(wanted) => Box::pin(self.keyring(wanted, body, &mut Subject::default())).await,
+                Err(answer) => answer,
+            };
             return self.respond(answer);
         }
         if let Some(who_asks) =
             self.who_asks.as_ref().filter(|_| asked.segments() == ["v1", "weft", "whoami"] && asked.reads())
         {
-            return self.respond(Box::pin(who_asks.tell(ends.as_ref())).await);
+            return self.respond(Box::pin(who_asks.tell(client.ends.as_ref())).await);
         }
-        let Some(write) = decide(&asked) else {
-            // A client that waits must not hold its head: the two share hyper's buffer.
-            drop((head.headers, head.uri, body));
-            return self.read(asked, stopping).await;
-        };
-        if write.is_ok()
-            && let Err(refusal) = admit_write(via, self.settings.writes_over_tcp, &head.headers)
-        {
-            Counters::add(&self.counters.requests_refused);
-            return self.respond(Answer::error(StatusCode::FORBIDDEN, &refusal.to_string()));
+        // A client that waits must not hold its head: the two share hyper's buffer.
+        drop((head.headers, head.uri, body));
+        self.read(asked, stopping).await
+    }
+
+    fn asker(&self, client: &Client, headers: &HeaderMap, asked: &Asked) -> Asker {
+        Asker::of(client, headers, asked, self.tokens.as_ref(), self.open)
+    }
+
+    fn turned_away(&self, sentence: &str) -> Answer {
+        Counters::add(&self.counters.requests_refused);
+        Answer::error(StatusCode::FORBIDDEN, sentence)
+    }
+
+    fn denied(&self, answer: Answer) -> Answer {
+        if answer.status == StatusCode::FORBIDDEN {
+            Counters::add(&self.counters.denied);
         }
-        let written = match write {
-            Ok(write) => Box::pin(self.write(write, body)).await,
-            Err(answer) => answer,
-        };
-        self.respond(written)
+        answer
+    }
+
+    /// What this host has registered.
+    fn local(&self, directory: &Directory) -> Arc<Local> {
+        let own = self.own.load_full();
+        if own.index == 0 { Arc::new(Local::announced(directory)) } else { own }
     }
 
     // Reading.
@@ -200,19 +252,11 @@ impl Shared {
     }
 
     fn route(&self, asked: &Asked, directory: &Directory) -> Outcome {
-        let own = self.own.load_full();
-        let announced;
-        let local = match own.index {
-            0 => {
-                announced = Local::announced(directory);
-                &announced
-            }
-            _ => &*own,
-        };
+        let local = self.local(directory);
         let view = View {
             directory,
             settings: &self.settings,
-            local,
+            local: &local,
             output: &*self.check_output,
             traffic: &*self.traffic,
             versions: &*self.versions,
@@ -233,9 +277,27 @@ impl Shared {
 
     // Writing.
 
-    async fn write(&self, write: Write, body: Incoming) -> Answer {
+    async fn written(&self, asker: &Asker, asks: Asks, body: Incoming, subject: &mut Subject) -> Answer {
+        match asks {
+            Asks::Keys(wanted) => match asker.may_change_keys() {
+                Ok(()) => self.keyring(wanted, body, subject).await,
+                Err(denied) => self.denied(denied),
+            },
+            Asks::Write(write) => match asker.may_write() {
+                Ok(()) => self.write(asker, write, body, subject).await,
+                Err(denied) => self.denied(denied),
+            },
+            Asks::Wrong(answer) => answer,
+        }
+    }
+
+    async fn write(&self, asker: &Asker, write: Write, body: Incoming, subject: &mut Subject) -> Answer {
         if write == Write::Leave {
-            return self.leave().await;
+            "leave".clone_into(&mut subject.words);
+            return match asker.may_operate("what concerns the whole host") {
+                Ok(()) => self.leave().await,
+                Err(denied) => self.denied(denied),
+            };
         }
         let body = if write.takes_body() { self.body(body).await } else { Ok(Bytes::new()) };
         let body = match body {
@@ -244,7 +306,14 @@ impl Shared {
         };
         let (reply, outcome) = oneshot::channel();
         match write.command(body, reply) {
-            Ok(Some(command)) => self.command(command, outcome).await,
+            Ok(Some(command)) => {
+                *subject = Subject::of(&command);
+                let allowed = asker.may_do(&command, &self.local(&self.directory.load()));
+                match allowed {
+                    Ok(()) => self.command(command, outcome).await,
+                    Err(denied) => self.denied(denied),
+                }
+            }
             Ok(None) => Answer::done(),
             Err(answer) => answer,
         }

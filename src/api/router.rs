@@ -12,6 +12,7 @@ use super::explain::explain;
 use super::filter::{self, Filter, FilterError, Kind};
 use super::own;
 use super::parameters::refuse;
+use super::report;
 use super::request::Asked;
 use super::resolve::{Unresolved, resolve};
 use crate::model::{Health, Service};
@@ -43,7 +44,7 @@ const NOT_KEPT: [(&str, &str); 19] = [
     ("txn", "Weft keeps no key-value store and so no transactions; programs that need them must keep Consul"),
     ("query", "Weft has no prepared queries; ask /v1/health/service/NAME?passing"),
     ("event", "Weft carries no user events"),
-    ("acl", "Weft has no ACL tokens; hosts are admitted by certificates (`weft token create`)"),
+    ("acl", "Weft's API tokens are each host's own, made on it as root: `weft acl create`"),
     ("config", "Weft has no configuration entries; services are described in services.d/"),
     ("coordinate", "Weft keeps no network coordinates"),
     ("discovery-chain", "Weft has no discovery chains"),
@@ -79,7 +80,7 @@ const NOT_BUILT: [(&[&str], &str); 10] = [
     (&["agent", "connect"], "Weft has no Connect CA or sidecar API; every host's certificate comes from `weft enroll`"),
     (&["agent", "host"], "Weft does not report on the host's hardware; a node exporter does"),
     (&["agent", "monitor"], "Weft does not stream its log; read it with `journalctl -u weft`"),
-    (&["agent", "token"], "Weft has no ACL tokens; hosts are admitted by certificates (`weft token create`)"),
+    (&["agent", "token"], "agents need no tokens here; programs' tokens are made by `weft acl create`"),
 ];
 
 const READ: &str = "GET, HEAD";
@@ -150,6 +151,7 @@ fn read(path: &[&str], asked: &Asked, view: &View<'_>) -> Option<Answer> {
         ["v1", "health", rest @ ..] => read_health(rest, asked, view, &asking),
         ["v1", "connect", rest @ ..] => connect::read(rest, asked, view),
         ["v1", "weft", "policy"] => Some(connect::form(asked, view)),
+        ["v1", "weft", "access"] => Some(report::access(asked, view)),
         ["v1", "status", "leader"] => Some(json(asked, &leader(view))),
         ["v1", "status", "peers"] => Some(json(asked, &[leader(view)])),
         ["v1", "weft", rest @ ..] => read_own(rest, asked, view, &asking),

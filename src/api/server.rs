@@ -2,6 +2,8 @@
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,29 +17,57 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpListener;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
 use tokio::task::JoinSet;
+use tokio_rustls::TlsAcceptor;
 use tracing::{debug, warn};
 
+use super::audited::Reports;
 use super::guard::Via;
 use super::responder::{Recent, Shared, stopped};
+use super::rights::{Client, Openness, Peer};
 use super::socket::Socket;
+use super::tls::acceptor;
 use super::watch::Hub;
 use super::whoami::{Ends, WhoAsks};
 use super::write_deadline::WriteDeadline;
 use super::{
     ApiError, CheckOutput, Command, Counters, Local, Metrics, Settings, Traffic, TrafficSource, VersionsSource,
 };
+use crate::access::{Audit, Tokens};
 use crate::model::Directory;
 
 /// hyper's buffer for a request's head; beyond it the answer is 431. Twice what clients send in practice.
 const HEAD_BYTES_MAX: usize = 16 * 1024;
 /// Pending accepts fail together when file descriptors run out; to try again at once would only burn the CPU.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// A TLS handshake takes two round trips; a client slower than this is no client.
+const HANDSHAKE_MAX: Duration = Duration::from_secs(5);
 /// Answers under way at shutdown may take this long.
 const DRAIN_MAX: Duration = Duration::from_secs(1);
 
 /// Binds the API's listeners. Nothing is answered before [`Bound::run`].
 pub async fn bind(settings: Settings) -> Result<Bound, ApiError> {
-    let failed = |error| ApiError::Listen { listen: settings.listen, error };
+    let listen = settings.listen;
+    let failed = |error| ApiError::Listen { listen, error };
+    let tokens = settings.data_dir.as_deref().map(Tokens::of);
+    let tls = settings.tls.as_ref().map(acceptor).transpose()?;
+    if !listen.ip().is_loopback() {
+        let lacking = match (&tls, &tokens) {
+            (None, _) => {
+                "there is no TLS: set `tls_cert` and `tls_key` under [api], or listen on 127.0.0.1; the unix socket is \
+                 for this host's operators either way"
+            }
+            (_, Some(tokens)) if tokens.any() => "",
+            _ => {
+                "there is no token: make one first (weft acl create NAME --role read|register|operator), or listen on \
+                 127.0.0.1"
+            }
+        };
+        if !lacking.is_empty() {
+            return Err(ApiError::Exposed { listen, lacking });
+        }
+    }
+    let audit = settings.data_dir.as_deref().map(Audit::start).transpose().map_err(ApiError::Audit)?;
+    let audit_lost = audit.as_ref().map(Audit::lost).unwrap_or_default();
     let tcp = TcpListener::bind(settings.listen).await.map_err(failed)?;
     let local = tcp.local_addr().map_err(failed)?;
     let unix = settings.socket.as_deref().map(Socket::bind).transpose()?;
@@ -48,14 +78,17 @@ pub async fn bind(settings: Settings) -> Result<Bound, ApiError> {
     Ok(Bound {
         settings,
         tcp,
+        tls,
         local,
         unix,
+        tokens,
+        audit,
         check_output,
         own,
         traffic,
         versions,
         who_asks: None,
-        counters: Arc::default(),
+        counters: Arc::new(Counters { audit_lost, ..Counters::default() }),
     })
 }
 
@@ -63,8 +96,11 @@ pub async fn bind(settings: Settings) -> Result<Bound, ApiError> {
 pub struct Bound {
     settings: Settings,
     tcp: TcpListener,
+    tls: Option<TlsAcceptor>,
     local: SocketAddr,
     unix: Option<Socket>,
+    tokens: Option<Tokens>,
+    audit: Option<Audit>,
     check_output: CheckOutput,
     own: Arc<ArcSwap<Local>>,
     traffic: TrafficSource,
@@ -123,7 +159,22 @@ impl Bound {
         commands: mpsc::Sender<Command>,
         mut shutdown: watch::Receiver<bool>,
     ) {
-        let Bound { settings, tcp, unix, check_output, own, traffic, versions, who_asks, counters, .. } = self;
+        let Bound {
+            settings,
+            tcp,
+            tls,
+            local: _,
+            unix,
+            tokens,
+            audit,
+            check_output,
+            own,
+            traffic,
+            versions,
+            who_asks,
+            counters,
+        } = self;
+        let open = Openness { on_loopback: settings.listen.ip().is_loopback(), writes: settings.writes_over_tcp };
         let hub = Hub::new(directory.clone(), own.clone());
         let waking = tokio::spawn(hub.clone().run(changes));
         let limit = || Arc::new(Semaphore::new(settings.limits.connections_max));
@@ -139,6 +190,10 @@ impl Bound {
             versions,
             who_asks,
             check_output,
+            open,
+            tokens,
+            audit,
+            reports: Reports::default(),
             commands,
             bodies,
             recent: Recent::default(),
@@ -150,16 +205,24 @@ impl Bound {
                 accepted = tcp.accept() => match accepted {
                     Ok((stream, client)) => if let Some(slot) = shared.slot(&tcp_slots) {
                         let ends = stream.local_addr().ok().map(|remote| Ends { local: client, remote });
-                        let via = Via::Tcp(stream.local_addr().map_or(shared.settings.listen.ip(), |local| local.ip()));
+                        let ip = stream.local_addr().map_or(shared.settings.listen.ip(), |local| local.ip());
                         let stream = WriteDeadline::new(stream, shared.settings.limits.write_timeout);
-                        connections.spawn(serve(stream, via, ends, shared.clone(), shutdown.clone(), slot));
+                        let via = if tls.is_some() { Via::Tls } else { Via::Tcp(ip) };
+                        let client = Client { via, ends, peer: None };
+                        let (shared, shutdown) = (shared.clone(), shutdown.clone());
+                        match tls.clone() {
+                            Some(tls) => connections.spawn(serve_tls(tls, stream, client, shared, shutdown, slot)),
+                            None => connections.spawn(serve(stream, client, shared, shutdown, slot)),
+                        };
                     },
                     Err(error) => pause(&error).await,
                 },
                 accepted = accept_unix(unix.as_ref()) => match accepted {
                     Ok(stream) => if let Some(slot) = shared.slot(&unix_slots) {
+                        let peer = peer(&stream, shared.settings.socket.as_deref());
+                        let client = Client { via: Via::Unix, ends: None, peer };
                         let stream = WriteDeadline::new(stream, shared.settings.limits.write_timeout);
-                        connections.spawn(serve(stream, Via::Unix, None, shared.clone(), shutdown.clone(), slot));
+                        connections.spawn(serve(stream, client, shared.clone(), shutdown.clone(), slot));
                     },
                     Err(error) => pause(&error).await,
                 },
@@ -182,6 +245,36 @@ async fn accept_unix(socket: Option<&Socket>) -> std::io::Result<tokio::net::Uni
     }
 }
 
+/// Who is at the other end, as the kernel has it. The socket's file lets in root, its owner and its group, however the
+/// kernel knows them (supplementary groups too); if somebody has opened it to more, the rest count as any program does.
+fn peer(stream: &tokio::net::UnixStream, path: Option<&Path>) -> Option<Peer> {
+    let known = stream.peer_cred().ok()?;
+    let (uid, gid) = (known.uid(), known.gid());
+    let file = path.and_then(|path| std::fs::metadata(path).ok());
+    let is_closed = file.as_ref().is_some_and(|file| file.mode() & 0o007 == 0);
+    let is_member =
+        uid == 0 || uid == rustix::process::geteuid().as_raw() || file.is_some_and(|file| file.gid() == gid);
+    Some(Peer { uid, gid, pid: known.pid(), is_operator: is_closed || is_member })
+}
+
+async fn serve_tls<S: AsyncRead + AsyncWrite + Unpin + 'static>(
+    tls: TlsAcceptor,
+    stream: S,
+    client: Client,
+    shared: Arc<Shared>,
+    shutdown: watch::Receiver<bool>,
+    slot: OwnedSemaphorePermit,
+) {
+    match tokio::time::timeout(HANDSHAKE_MAX, tls.accept(stream)).await {
+        Ok(Ok(stream)) => serve(stream, client, shared, shutdown, slot).await,
+        Ok(Err(error)) => {
+            Counters::add(&shared.counters.malformed);
+            debug!(%error, "a TLS handshake with the API failed");
+        }
+        Err(_) => Counters::add(&shared.counters.timed_out),
+    }
+}
+
 async fn pause(error: &std::io::Error) {
     warn!(%error, "the API cannot accept a connection");
     tokio::time::sleep(ACCEPT_PAUSE).await;
@@ -201,8 +294,7 @@ impl Shared {
 
 async fn serve<S: AsyncRead + AsyncWrite + Unpin + 'static>(
     stream: S,
-    via: Via,
-    ends: Option<Ends>,
+    client: Client,
     shared: Arc<Shared>,
     mut shutdown: watch::Receiver<bool>,
     _slot: OwnedSemaphorePermit,
@@ -211,7 +303,7 @@ async fn serve<S: AsyncRead + AsyncWrite + Unpin + 'static>(
     let stopping = shutdown.clone();
     let service = service_fn(move |request: Request<Incoming>| {
         let (shared, stopping) = (answering.clone(), stopping.clone());
-        async move { Ok::<_, Infallible>(shared.answer(via, ends, request, stopping).await) }
+        async move { Ok::<_, Infallible>(shared.answer(client, request, stopping).await) }
     });
     let mut http = http1::Builder::new();
     http.timer(TokioTimer::new()).header_read_timeout(shared.settings.limits.head_timeout).max_buf_size(HEAD_BYTES_MAX);
@@ -226,7 +318,7 @@ async fn serve<S: AsyncRead + AsyncWrite + Unpin + 'static>(
     };
     if let Err(error) = ended {
         shared.count(&error);
-        debug!(%error, ?via, "an API connection ended");
+        debug!(%error, via = ?client.via, "an API connection ended");
     }
 }
 

@@ -347,7 +347,7 @@ async fn a_port_in_use_is_an_error_that_says_what_to_do() {
 }
 
 #[tokio::test]
-async fn the_keyring_is_told_over_tcp_and_changed_over_the_socket_only() {
+async fn the_keyring_is_told_over_tcp_and_changed_over_the_socket() {
     use crate::api::{KeyringOrder, KeyringRefusal, KeyringRefused};
     let folder = tempfile::tempdir().unwrap();
     let socket = folder.path().join("weft.sock");
@@ -361,7 +361,7 @@ async fn the_keyring_is_told_over_tcp_and_changed_over_the_socket_only() {
     let body = r#"{"Key": "AQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQE="}"#;
     for method in ["POST", "PUT", "DELETE"] {
         let answer = agent.send(request(method, body).as_bytes()).await;
-        assert!(answer.starts_with("HTTP/1.1 403") && answer.contains("unix socket only"), "{answer}");
+        assert!(answer.starts_with("HTTP/1.1 403") && answer.contains("unix socket, by root"), "{answer}");
     }
     assert!(agent.commands.try_recv().is_err());
     let refused = |refusal, sentence: &str| Err(KeyringRefused { refusal, sentence: sentence.into(), report: None });
@@ -391,4 +391,110 @@ async fn the_keyring_is_told_over_tcp_and_changed_over_the_socket_only() {
         reply.send(refused(KeyringRefusal::Failed, "why")).unwrap();
     });
     assert!(answer.starts_with("HTTP/1.1 500"), "{answer}");
+}
+
+#[tokio::test]
+async fn a_token_lets_a_program_change_what_it_covers_until_it_is_deleted_and_the_audit_log_says_it() {
+    use crate::access::{Outcome, Role, ServiceGlob, acl_create, acl_delete, read_audit};
+    let home = tempfile::tempdir().unwrap();
+    let services = vec![ServiceGlob::parse("web-*").unwrap()];
+    let secret = acl_create(home.path(), "ci", Role::Register { services }, None).unwrap().secret;
+    let settings = Settings { writes_over_tcp: false, data_dir: Some(home.path().to_owned()), ..specimen::settings() };
+    let mut agent = agent_of(settings).await;
+    let register = |name: &str, token: &str| {
+        let body = format!(r#"{{"Name": "{name}", "Port": 80}}"#);
+        let length = body.len();
+        format!(
+            "PUT /v1/agent/service/register?x=secret HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n{token}Content-Length: \
+             {length}\r\n\r\n{body}"
+        )
+    };
+    let header = format!("X-Consul-Token: {secret}\r\n");
+    let stream = TcpStream::connect(agent.address).await.unwrap();
+    let text = register("web-1", &header);
+    let (answer, ()) = tokio::join!(exchange(stream, text.as_bytes()), async {
+        take_reply(&mut agent.commands.recv().await.unwrap()).send(Ok(())).unwrap();
+    });
+    assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
+    let billing = agent.send(register("billing", &header).as_bytes()).await;
+    assert!(
+        billing.starts_with("HTTP/1.1 403 ") && billing.contains("does not cover the service billing"),
+        "{billing}"
+    );
+    acl_delete(home.path(), "ci").unwrap();
+    let deleted = agent.send(register("web-1", &header).as_bytes()).await;
+    assert!(deleted.starts_with("HTTP/1.1 403 ") && deleted.contains("ACL not found"), "{deleted}");
+    let nobody = agent.send(register("web-1", "").as_bytes()).await;
+    assert!(nobody.starts_with("HTTP/1.1 403 ") && nobody.contains("there is none"), "{nobody}");
+    assert!(agent.commands.try_recv().is_err(), "nothing of that reached the agent");
+    assert_eq!(count(&agent.counters.denied), 3);
+    assert!(agent.get("/v1/catalog/services").await.starts_with("HTTP/1.1 200 "), "reading is open");
+
+    agent.stop.send_replace(true);
+    agent.running.await.unwrap();
+    let (entries, _) = read_audit(home.path()).unwrap();
+    let told: Vec<_> = entries.iter().map(|entry| (entry.outcome, entry.token.as_deref(), entry.status)).collect();
+    let refused = (Outcome::Refused, None, Some(403));
+    assert_eq!(
+        told,
+        [(Outcome::Done, Some("ci"), Some(200)), (Outcome::Refused, Some("ci"), Some(403)), refused, refused]
+    );
+    assert_eq!(entries[0].subject, "register web-1 of the service web-1");
+    assert_eq!((entries[0].via.as_str(), entries[0].path.as_str()), ("http", "/v1/agent/service/register"));
+    assert!(entries[0].address.as_deref().unwrap().starts_with("127.0.0.1:"));
+    let text = std::fs::read_to_string(home.path().join("audit.log")).unwrap();
+    assert!(!text.contains(&secret) && !text.contains("x=secret"), "{text}");
+}
+
+#[tokio::test]
+async fn beyond_loopback_it_listens_with_tls_and_a_token_or_not_at_all() {
+    use crate::access::{Role, acl_create};
+    use crate::api::TlsFiles;
+    let home = tempfile::tempdir().unwrap();
+    let rcgen::CertifiedKey { cert, signing_key } =
+        rcgen::generate_simple_self_signed(["weft.example".into()]).unwrap();
+    let files = TlsFiles { cert: home.path().join("cert.pem"), key: home.path().join("key.pem") };
+    std::fs::write(&files.cert, cert.pem()).unwrap();
+    std::fs::write(&files.key, signing_key.serialize_pem()).unwrap();
+    let everywhere = |tls| Settings {
+        listen: "0.0.0.0:0".parse().unwrap(),
+        tls,
+        writes_over_tcp: true,
+        data_dir: Some(home.path().to_owned()),
+        ..specimen::settings()
+    };
+    let refused = |settings| async { bind(settings).await.err().unwrap().to_string() };
+    assert!(refused(everywhere(None)).await.contains("there is no TLS: set `tls_cert`"));
+    assert!(refused(everywhere(Some(files.clone()))).await.contains("there is no token: make one"));
+    let secret = acl_create(home.path(), "prom", Role::Read, None).unwrap().secret;
+    let broken = TlsFiles { cert: files.key.clone(), key: files.key.clone() };
+    assert!(refused(everywhere(Some(broken))).await.contains("key.pem"));
+
+    let agent = agent_of(everywhere(Some(files))).await;
+    let port = agent.address.port();
+    let mut roots = rustls::RootCertStore::empty();
+    roots.add(cert.der().clone()).unwrap();
+    let config = rustls::ClientConfig::builder_with_provider(Arc::new(rustls::crypto::aws_lc_rs::default_provider()))
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    let connector = tokio_rustls::TlsConnector::from(Arc::new(config));
+    let ask = async |line: &str, token: &str| {
+        let stream = TcpStream::connect(("127.0.0.1", port)).await.unwrap();
+        let stream = connector.connect("weft.example".try_into().unwrap(), stream).await.unwrap();
+        let head = format!("{line} HTTP/1.1\r\nHost: weft.example\r\nConnection: close\r\n{token}\r\n");
+        exchange(stream, head.as_bytes()).await
+    };
+    let token = format!("Authorization: Bearer {secret}\r\n");
+    let nobody = ask("GET /v1/catalog/services", "").await;
+    assert!(nobody.starts_with("HTTP/1.1 403 ") && nobody.contains("Permission denied"), "{nobody}");
+    assert!(ask("GET /metrics", "").await.starts_with("HTTP/1.1 403 "), "metrics too");
+    assert!(ask("GET /v1/catalog/services", &token).await.starts_with("HTTP/1.1 200 "));
+    assert!(ask("PUT /v1/agent/reload", &token).await.starts_with("HTTP/1.1 403 "), "whatever `writes` says");
+    let mut plain = TcpStream::connect(("127.0.0.1", port)).await.unwrap();
+    plain.write_all(b"GET /v1/catalog/services HTTP/1.1\r\nHost: localhost\r\n\r\n").await.unwrap();
+    let mut answer = Vec::new();
+    let _closed = plain.read_to_end(&mut answer).await;
+    assert!(!answer.starts_with(b"HTTP"), "nothing in the clear");
 }

@@ -22,7 +22,9 @@ pub(crate) fn settings() -> Settings {
         node: NodeName::parse("web-01").unwrap(),
         domain: "mesh.internal".into(),
         version: "0.1.0".into(),
+        tls: None,
         writes_over_tcp: true,
+        data_dir: None,
         capture: Some("redirect".into()),
         limits: Limits::default(),
     }

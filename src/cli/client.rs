@@ -3,13 +3,13 @@
 //! Knows where an agent may be and how errors are to be told; knows nothing of what verbs print.
 
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
 use hyper::client::conn::http1;
-use hyper::header::{CONTENT_TYPE, HOST, HeaderMap, USER_AGENT};
+use hyper::header::{CONTENT_TYPE, HOST, HeaderMap, HeaderValue, USER_AGENT};
 use hyper::{Method, Request, StatusCode};
 use hyper_util::rt::TokioIo;
 use serde::Deserialize;
@@ -19,7 +19,8 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpStream, UnixStream};
 use tokio::runtime::Runtime;
 
-use super::output::{CliError, EXIT_NOT_FOUND, EXIT_UNREACHABLE, EXIT_USAGE};
+use super::output::{Api, CliError, EXIT_NOT_FOUND, EXIT_UNREACHABLE, EXIT_USAGE};
+use crate::access::TOKEN_CHARS_MAX;
 
 const SOCKET_DEFAULT: &str = "/run/weft/weft.sock";
 const TCP_DEFAULT: &str = "127.0.0.1:8500";
@@ -127,12 +128,14 @@ fn is_stale(headers: &HeaderMap) -> bool {
 pub(super) struct Client {
     runtime: Runtime,
     address: Address,
+    token: Option<HeaderValue>,
 }
 
 impl Client {
     /// Finds the agent: at `api`, else at `$WEFT_API`, else at the default socket, else at 127.0.0.1:8500.
-    pub(super) fn connect(api: Option<String>) -> Result<Client, CliError> {
-        let given = api.or_else(|| std::env::var("WEFT_API").ok().filter(|text| !text.is_empty()));
+    pub(super) fn connect(api: Api) -> Result<Client, CliError> {
+        let token = token(api.token_file.as_deref())?;
+        let given = api.address.or_else(|| std::env::var("WEFT_API").ok().filter(|text| !text.is_empty()));
         let candidates = match given {
             Some(text) => vec![Address::parse(&text)?],
             None => vec![Address::Unix(SOCKET_DEFAULT.into()), Address::Tcp(TCP_DEFAULT.into())],
@@ -142,7 +145,7 @@ impl Client {
         let mut tried = Vec::new();
         for address in candidates {
             match runtime.block_on(address.connect()) {
-                Ok(_) => return Ok(Client { runtime, address }),
+                Ok(_) => return Ok(Client { runtime, address, token }),
                 Err(error) => tried.push(format!("{address} ({error})")),
             }
         }
@@ -250,6 +253,10 @@ impl Client {
         tokio::spawn(connection);
         let request =
             Request::builder().method(method).uri(path).header(HOST, self.address.host()).header(USER_AGENT, AGENT);
+        let request = match &self.token {
+            Some(token) => request.header("x-consul-token", token),
+            None => request,
+        };
         let request: Request<Full<Bytes>> = match body {
             Some(value) => request.header(CONTENT_TYPE, "application/json").body(Full::from(value.to_string()))?,
             None => request.body(Full::default())?,
@@ -269,6 +276,31 @@ impl Client {
             .exiting(EXIT_UNREACHABLE),
         }
     }
+}
+
+/// The token to show: of the file, else of `$WEFT_API_TOKEN`.
+fn token(file: Option<&Path>) -> Result<Option<HeaderValue>, CliError> {
+    let (text, of) = match file {
+        Some(path) => {
+            let text = std::fs::read_to_string(path).map_err(|error| {
+                let message = format!("cannot read the token in {}: {error}", path.display());
+                CliError::failed(message, "name a file that holds what `weft acl create` printed").exiting(EXIT_USAGE)
+            })?;
+            (text, format!("the token in {}", path.display()))
+        }
+        None => (std::env::var("WEFT_API_TOKEN").unwrap_or_default(), "WEFT_API_TOKEN".to_owned()),
+    };
+    let text = text.trim();
+    if text.is_empty() && file.is_none() {
+        return Ok(None);
+    }
+    let value = HeaderValue::from_str(text).ok().filter(|_| !text.is_empty() && text.len() <= TOKEN_CHARS_MAX);
+    let Some(mut value) = value else {
+        let advice = "it is one line, as `weft acl create` printed it";
+        return Err(CliError::failed(format!("{of} is no token"), advice).exiting(EXIT_USAGE));
+    };
+    value.set_sensitive(true);
+    Ok(Some(value))
 }
 
 #[derive(Debug, thiserror::Error)]

@@ -23,7 +23,7 @@ fn client(answer: &'static str) -> (Client, std::thread::JoinHandle<String>) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap().to_string();
     let server = serve(listener, answer);
-    (Client::connect(Some(address)).unwrap(), server)
+    (Client::connect(address.into()).unwrap(), server)
 }
 
 #[test]
@@ -75,7 +75,7 @@ fn an_answer_that_is_not_the_agents_is_an_error_not_a_panic() {
 fn nobody_there_is_exit_code_three_and_says_what_to_do() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("weft.sock");
-    let error = Client::connect(Some(path.display().to_string())).unwrap_err();
+    let error = Client::connect(path.display().to_string().into()).unwrap_err();
     assert_eq!(error.exit_code, EXIT_UNREACHABLE);
     assert!(error.message.contains("weft.sock") && error.advice.contains("systemctl start weft"), "{error}");
 }
@@ -91,7 +91,7 @@ fn a_socket_is_reached_by_its_path() {
         let _ = stream.read(&mut [0; 4096]).unwrap();
         stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\ntrue").unwrap();
     });
-    let client = Client::connect(Some(format!("unix:{}", path.display()))).unwrap();
+    let client = Client::connect(format!("unix:{}", path.display()).into()).unwrap();
     assert!(client.get_json::<bool>("/").unwrap().value);
     server.join().unwrap();
 }

@@ -1,6 +1,8 @@
 //! The command line: one file a verb. Parses, calls into the library, prints, and decides the exit code in one place.
 
+mod acl;
 mod agent;
+mod audit;
 mod ca;
 mod check;
 mod checks;
@@ -25,6 +27,7 @@ mod open_ports;
 mod output;
 mod register;
 mod reload;
+mod report;
 mod resolve;
 mod services;
 mod status;
@@ -81,6 +84,9 @@ enum Verb {
     Reload(reload::Args),
     Keyring(keyring::Args),
     Intention(intention::Args),
+    Acl(acl::Args),
+    Audit(audit::Args),
+    Report(report::Args),
     Ca(ca::Args),
     Token(token::Args),
     Enroll(enroll::Args),
@@ -119,6 +125,9 @@ fn run(cli: Cli) -> Result<(), CliError> {
         Verb::Validate(args) => validate::run(&args, &globals),
         Verb::Keyring(args) => keyring::run(&args, &globals),
         Verb::Intention(args) => intention::run(&args, &globals),
+        Verb::Acl(args) => acl::run(&args, &globals),
+        Verb::Audit(args) => audit::run(&args, &globals),
+        Verb::Report(args) => report::run(&args, &globals),
         Verb::Ca(args) => ca::run(&args, &globals),
         Verb::Token(args) => token::run(&args, &globals),
         Verb::Enroll(args) => enroll::run(&args, &globals),

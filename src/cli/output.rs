@@ -4,6 +4,7 @@
 
 use std::fmt;
 use std::io::{self, Write};
+use std::path::PathBuf;
 
 use serde::Serialize;
 
@@ -32,14 +33,34 @@ Exit codes:
 /// Apart in `--help`, so that a verb's own options stand first.
 const EVERY_VERB: &str = "Options of every verb";
 
-/// What every verb that talks to the agent takes.
+/// How the agent's API is asked.
 #[derive(Debug, Clone, Default, clap::Args)]
-pub(super) struct Globals {
+pub(super) struct Api {
     /// Where the agent's API is: a socket's path, HOST:PORT or http://HOST:PORT
     ///
     /// Without it, and without WEFT_API: the socket /run/weft/weft.sock, then 127.0.0.1:8500.
-    #[arg(long, global = true, value_name = "ADDRESS", help_heading = EVERY_VERB)]
-    pub api: Option<String>,
+    #[arg(long = "api", global = true, value_name = "ADDRESS", help_heading = EVERY_VERB)]
+    pub address: Option<String>,
+
+    /// A file with the token to show, made by `weft acl create`; the unix socket needs none
+    ///
+    /// Without it: the token that WEFT_API_TOKEN holds, if any.
+    #[arg(long = "api-token", global = true, value_name = "FILE", help_heading = EVERY_VERB)]
+    pub token_file: Option<PathBuf>,
+}
+
+impl From<String> for Api {
+    fn from(address: String) -> Api {
+        Api { address: Some(address), token_file: None }
+    }
+}
+
+/// What every verb that talks to the agent takes.
+#[derive(Debug, Clone, Default, clap::Args)]
+pub(super) struct Globals {
+    /// Where the agent's API is, and the token to show it
+    #[command(flatten)]
+    pub api: Api,
 
     /// Print JSON, for programs: stable keys, and "version": 1 in every object
     #[arg(long, global = true, help_heading = EVERY_VERB)]

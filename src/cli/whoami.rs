@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::client::Client;
-use super::output::{CliError, Globals, print, print_json};
+use super::output::{Api, CliError, Globals, print, print_json};
 
 /// The unix socket does not carry what the kernel is asked by.
 const API_DEFAULT: &str = "127.0.0.1:8500";
@@ -32,8 +32,9 @@ struct Told {
 
 /// Runs the verb.
 pub(super) fn run(_args: &Args, globals: &Globals) -> Result<(), CliError> {
-    let is_given = globals.api.is_some() || std::env::var("WEFT_API").is_ok_and(|text| !text.is_empty());
-    let api = if is_given { globals.api.clone() } else { Some(API_DEFAULT.to_owned()) };
+    let is_given = globals.api.address.is_some() || std::env::var("WEFT_API").is_ok_and(|text| !text.is_empty());
+    let address = if is_given { globals.api.address.clone() } else { Some(API_DEFAULT.to_owned()) };
+    let api = Api { address, ..globals.api.clone() };
     let told: Told = Client::connect(api)?.get_json("/v1/weft/whoami")?.value;
     if globals.json {
         return print_json(&told);

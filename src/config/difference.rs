@@ -35,6 +35,8 @@ impl Config {
             ("checks.scripts", old.scripts_allowed == new.scripts_allowed),
             ("check", old.checks == new.checks),
         ];
+        let cert = |config: &Config| config.api.tls.as_ref().map(|tls| tls.cert.clone());
+        let key = |config: &Config| config.api.tls.as_ref().map(|tls| tls.key.clone());
         let restart = [
             ("data_dir", old.data_dir == new.data_dir),
             ("node.name", old.node.name == new.node.name),
@@ -58,6 +60,9 @@ impl Config {
             ("proxy.access_log", old.proxy.access_log == new.proxy.access_log),
             ("api.listen", old.api.listen == new.api.listen),
             ("api.socket", old.api.socket == new.api.socket),
+            ("api.writes", old.api.writes_open == new.api.writes_open),
+            ("api.tls_cert", cert(old) == cert(new)),
+            ("api.tls_key", key(old) == key(new)),
             ("log.format", old.log.format == new.log.format),
             ("log.level", old.log.level == new.log.level),
         ];

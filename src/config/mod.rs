@@ -35,6 +35,6 @@ pub use reading::default_advertise;
 pub use registration::{check_registration, service_registration};
 pub use rules::CHECKS_MAX;
 pub use settings::{
-    AccessLog, ApiConfig, Capture, ClusterConfig, Config, DELIVERY_SOURCE, DnsConfig, GossipConfig, LogConfig,
+    AccessLog, ApiConfig, ApiTls, Capture, ClusterConfig, Config, DELIVERY_SOURCE, DnsConfig, GossipConfig, LogConfig,
     LogFormat, MeshConfig, NodeConfig, ProxyConfig, Upstreams,
 };

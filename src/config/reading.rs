@@ -15,8 +15,8 @@ use super::check::{self, LooseCheck};
 use super::section::{Fault, Section, Spot};
 use super::service::{Form, ServiceRead};
 use super::{
-    AccessLog, ApiConfig, Capture, ClusterConfig, Config, ConfigError, DnsConfig, GossipConfig, LogConfig, LogFormat,
-    MeshConfig, NodeConfig, ProxyConfig, Upstreams, service, value,
+    AccessLog, ApiConfig, ApiTls, Capture, ClusterConfig, Config, ConfigError, DnsConfig, GossipConfig, LogConfig,
+    LogFormat, MeshConfig, NodeConfig, ProxyConfig, Upstreams, service, value,
 };
 
 const CLUSTER_NAME: &str = "weft";
@@ -313,8 +313,37 @@ fn api(mut section: Section, listeners: &mut Vec<Spot<Listener>>, errors: &mut V
         "" => Ok(None),
         _ => absolute_path(text).map(Some),
     });
+    let writes = section.text("writes", errors, |text| match text {
+        "closed" => Ok(false),
+        "open" => Ok(true),
+        _ => Err(one_of(text, "way to take writes", &["closed", "open"])),
+    });
+    let cert = section.text("tls_cert", errors, absolute_path);
+    let key = section.text("tls_key", errors, absolute_path);
+    let place = listeners.last().map_or_else(|| section.place().clone(), |spot| spot.place.clone());
+    if !listen.ip().is_loopback() {
+        if let Some(open) = writes.as_ref().filter(|writes| writes.value) {
+            let message = "api.writes = \"open\" while api.listen is not on loopback";
+            errors.push(open.place.error(message, "remove it: others than this host would change things; use tokens"));
+        }
+        if cert.is_none() && key.is_none() {
+            let message = format!("api.listen = \"{listen}\" lets others than this host in, and there is no TLS");
+            let advice = "set tls_cert and tls_key under [api], or listen on 127.0.0.1";
+            errors.push(place.error(message, advice));
+        }
+    }
+    let tls = match (cert, key) {
+        (Some(cert), Some(key)) => Some(ApiTls { cert: cert.value, key: key.value }),
+        (None, None) => None,
+        (Some(one), None) | (None, Some(one)) => {
+            let message = "api.tls_cert and api.tls_key belong together";
+            errors.push(one.place.error(message, "set both, or neither"));
+            None
+        }
+    };
     section.finish(errors);
-    ApiConfig { listen, socket: socket.map_or_else(|| Some(API_SOCKET.into()), |spot| spot.value) }
+    let writes_open = writes.is_some_and(|spot| spot.value);
+    ApiConfig { writes_open, tls, listen, socket: socket.map_or_else(|| Some(API_SOCKET.into()), |spot| spot.value) }
 }
 
 /// A path that does not depend on where the agent was started.

@@ -171,6 +171,19 @@ pub struct ApiConfig {
     pub listen: SocketAddr,
     /// `socket`, for members of the `weft` group; `None` where the file says `""`.
     pub socket: Option<PathBuf>,
+    /// `writes`: `open` lets every program of this host change things over `listen`.
+    pub writes_open: bool,
+    /// `tls_cert` and `tls_key`; there wherever `listen` is not on loopback.
+    pub tls: Option<ApiTls>,
+}
+
+/// The API's own certificate.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ApiTls {
+    /// PEM: the certificate, then its issuers.
+    pub cert: PathBuf,
+    /// PEM.
+    pub key: PathBuf,
 }
 
 /// `[log]`: what the agent writes to its standard error.

@@ -200,7 +200,9 @@ fn a_thousand_watchers_sleep_through_a_storm_and_wake_together() {
             node: NodeName::parse("host-1").expect("a name"),
             domain: "mesh.internal".into(),
             version: "0.1.0".into(),
+            tls: None,
             writes_over_tcp: true,
+            data_dir: None,
             capture: None,
             limits: Limits::default(),
         };

@@ -196,9 +196,9 @@ fn a_member_that_does_not_answer_is_named_and_holds_the_rotation_up() {
     let refused = keyring(&fleet["b"], &["use", new]);
     assert!(!refused.ok && refused.stderr.contains(": c;") && refused.stderr.contains("--force"), "{}", refused.stderr);
     assert_eq!(keys(&fleet["a"])[1], new, "it is still the second");
-    // Nobody changes it over TCP, which asks for no credentials.
+    // Nobody changes it over TCP without a token of an operator's.
     let refused = fleet["a"].run(WEFT, ["--api", "127.0.0.1:8500", "keyring", "use", new, "--force"]);
-    assert!(!refused.ok && refused.stderr.contains("unix socket only"), "{}", refused.stderr);
+    assert!(!refused.ok && refused.stderr.contains("unix socket, by root"), "{}", refused.stderr);
     let listed = fleet["a"].run(WEFT, ["--api", "127.0.0.1:8500", "keyring", "list"]).expect("but look at it");
     assert!(listed.contains(new), "{listed}");
 

@@ -8,7 +8,7 @@ use serde::Deserialize;
 use serde::de::IgnoredAny;
 
 use crate::cli::client::Client;
-use crate::cli::output::{CliError, Globals, print};
+use crate::cli::output::{Api, CliError, Globals, print};
 
 /// A prompt that hangs for longer is worse than no names.
 const ANSWER_MAX: Duration = Duration::from_millis(300);
@@ -49,7 +49,7 @@ pub(in crate::cli) fn run(args: &Args, globals: &Globals) -> Result<(), CliError
     print(&lines)
 }
 
-fn names(kind: Kind, api: Option<String>) -> Result<Vec<String>, CliError> {
+fn names(kind: Kind, api: Api) -> Result<Vec<String>, CliError> {
     #[derive(Deserialize)]
     struct Member {
         #[serde(rename = "Name")]

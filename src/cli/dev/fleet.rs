@@ -287,7 +287,7 @@ fn write_configuration(host: &Host, index: usize, first: &Host, home: &Path) -> 
         text,
         "[dns]\nlisten = [\"{ip}:8600\"]\nupstreams = []\n[gossip]\nlisten = \"{ip}:7946\"\n[mesh]\nlisten = \
          \"{ip}:7947\"\n[proxy]\nvip_range = \"{vip_range}\"\ncapture = \"{capture}\"\nworkers = 1\n[api]\nlisten = \
-         \"{ip}:8500\"\nsocket = {socket:?}\n"
+         \"{ip}:8500\"\nsocket = {socket:?}\nwrites = \"open\"\n"
     );
     fs::create_dir_all(home.join("services.d"))?;
     if host.serves {
