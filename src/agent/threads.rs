@@ -82,12 +82,25 @@ pub(super) async fn start_dns(
             Upstreams::List(servers) => dns::Upstreams::List(servers.clone()),
         },
     };
-    let runtime = runtime()?;
     // Sockets belong to the runtime that they are made in.
-    let entered = runtime.handle().clone();
-    let bound = in_runtime(&entered, dns::bind(settings)).await?;
+    let (runtime, bound) = bind_in(runtime()?, dns::bind(settings)).await?;
     sources.dns = Some(bound.counters());
     spawn("weft-dns", runtime, bound.run(directory, Some(vip_asked), shutdown))
+}
+
+/// Binds on another runtime's drivers. That runtime must not be dropped here, where one runs already.
+async fn bind_in<T, E: Into<AgentError>>(
+    runtime: Runtime,
+    bind: impl Future<Output = Result<T, E>>,
+) -> Result<(Runtime, T), AgentError> {
+    let handle = runtime.handle().clone();
+    match in_runtime(&handle, bind).await {
+        Ok(bound) => Ok((runtime, bound)),
+        Err(error) => {
+            runtime.shutdown_background();
+            Err(error.into())
+        }
+    }
 }
 
 /// Runs a future on another runtime's drivers, but on this thread.
@@ -208,9 +221,7 @@ impl Services<'_> {
             capture: Some(capture.to_owned()),
             limits: api::Limits::default(),
         };
-        let runtime = runtime()?;
-        let handle = runtime.handle().clone();
-        let bound = in_runtime(&handle, api::bind(settings)).await?;
+        let (runtime, bound) = bind_in(runtime()?, api::bind(settings)).await?;
         sources.api = Some(bound.counters());
         let (health_sender, health_events) = mpsc::channel(EVENT_QUEUE);
         let (api_sender, api_commands) = mpsc::channel(API_QUEUE);

@@ -21,7 +21,7 @@ Examples:
   weft acl create backup --role read --ttl 30d
   weft acl list
   weft acl delete web-deploy
-  weft --api 127.0.0.1:8500 --api-token /etc/web/weft-token register web-1 --port 8080")]
+  weft --api 127.0.0.1:8500 --api-token /etc/web/weft-token register --name web-1 --port 8080")]
 pub(super) struct Args {
     #[command(subcommand)]
     verb: Verb,

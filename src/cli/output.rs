@@ -39,13 +39,13 @@ pub(super) struct Api {
     /// Where the agent's API is: a socket's path, HOST:PORT or http://HOST:PORT
     ///
     /// Without it, and without WEFT_API: the socket /run/weft/weft.sock, then 127.0.0.1:8500.
-    #[arg(long = "api", global = true, value_name = "ADDRESS", help_heading = EVERY_VERB)]
+    #[arg(id = "api", long = "api", global = true, value_name = "ADDRESS", help_heading = EVERY_VERB)]
     pub address: Option<String>,
 
     /// A file with the token to show, made by `weft acl create`; the unix socket needs none
     ///
     /// Without it: the token that WEFT_API_TOKEN holds, if any.
-    #[arg(long = "api-token", global = true, value_name = "FILE", help_heading = EVERY_VERB)]
+    #[arg(id = "api_token", long = "api-token", global = true, value_name = "FILE", help_heading = EVERY_VERB)]
     pub token_file: Option<PathBuf>,
 }
 

@@ -38,6 +38,13 @@ fn agent() -> Option<Fleet> {
     Some(fleet)
 }
 
+/// What a client shows to change something: a token that its operator made for it.
+fn token(host: &Host) -> String {
+    let data = host.data_dir();
+    let words = ["acl", "create", "client", "--role", "operator", "--data-dir", text(&data)];
+    host.run(env!("CARGO_BIN_EXE_weft"), words).expect("weft acl create").trim().to_owned()
+}
+
 /// Runs a client's script on the host to its end; its own assertions are the test's.
 fn runs(host: &Host, program: &str, arguments: &[&str]) {
     print!("{}", host.run(program, arguments).expect(arguments[0]));
@@ -59,13 +66,14 @@ fn py_consul_reads_the_catalog_health_and_waits() {
 fn py_consul_registers_reports_maintains_and_deregisters() {
     let Some(python) = have(python()) else { return };
     let Some(fleet) = agent() else { return };
-    runs(&fleet["consul-01"], text(&python), &[text(&script("py_consul.py")), "write"]);
+    let host = &fleet["consul-01"];
+    runs(host, text(&python), &[text(&script("py_consul.py")), "write", &token(host)]);
 }
 
 fn runs_node(host: &Host, part: &str) {
     let Some(modules) = have(node_modules()) else { return };
     let path = format!("NODE_PATH={}", text(&modules));
-    runs(host, "env", &[&path, "node", text(&script("npm_consul.js")), part]);
+    runs(host, "env", &[&path, "node", text(&script("npm_consul.js")), part, &token(host)]);
 }
 
 #[test]

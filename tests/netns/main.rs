@@ -22,6 +22,7 @@ mod thief;
 mod timeline;
 
 // What must hold.
+mod access;
 mod attest;
 mod big_bodies;
 mod call_by_name;

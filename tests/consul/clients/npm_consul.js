@@ -1,11 +1,11 @@
 // npm's `consul` against the agent on 127.0.0.1:8500, as its documentation uses it.
 //
-// `read` needs a service `metrics` with the tags `primary` and `v1` on this host; `write` registers what it needs.
+// `read` needs a service `metrics` with the tags `primary` and `v1` on this host; `write TOKEN` registers what it needs.
 
 const assert = require("assert");
 const Consul = require("consul");
 
-const consul = new Consul();
+const consul = new Consul({ defaults: { token: process.argv[3] } });
 
 async function until(what, attempt, seconds = 20) {
   const deadline = Date.now() + seconds * 1000;

@@ -1,6 +1,6 @@
 """py-consul against the agent on 127.0.0.1:8500, as its documentation uses it.
 
-`read` needs a service `metrics` with the tags `primary` and `v1` on this host; `write` registers what it needs.
+`read` needs a service `metrics` with the tags `primary` and `v1` on this host; `write TOKEN` registers what it needs.
 """
 
 import sys
@@ -152,5 +152,5 @@ def write(c):
 
 
 if __name__ == "__main__":
-    {"read": read, "write": write}[sys.argv[1]](consul.Consul())
+    {"read": read, "write": write}[sys.argv[1]](consul.Consul(token=sys.argv[2] if len(sys.argv) > 2 else None))
     print(f"py-consul: {sys.argv[1]} done")
