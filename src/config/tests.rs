@@ -79,6 +79,9 @@ access_log = "json"
 [api]
 listen = "127.0.0.2:8500"
 socket = ""
+writes = "open"
+tls_cert = "/etc/weft/api.pem"
+tls_key = "/etc/weft/api.key"
 [log]
 format = "json"
 level = "info,weft::swim=debug"
@@ -88,6 +91,8 @@ level = "info,weft::swim=debug"
     assert_eq!(config.node.meta, BTreeMap::from([("rack".into(), "r12".into())]));
     assert_eq!((config.node.zone.as_str(), config.cluster.name.as_str()), ("eu-1a", "prod"));
     assert_eq!(config.cluster.seeds, ["10.0.0.10:7946", "seed.example.com:7946"]);
+    let tls = ApiTls { cert: "/etc/weft/api.pem".into(), key: "/etc/weft/api.key".into() };
+    assert_eq!((config.api.writes_open, config.api.tls.clone()), (true, Some(tls)));
     assert_eq!((&config.dns.upstreams, config.dns.consul_alias), (&Upstreams::List(vec![]), true));
     assert_eq!(config.gossip.advertise, Some("203.0.113.7:17946".parse().unwrap()));
     assert_eq!((config.proxy.workers, config.proxy.idle_timeout), (2, Duration::from_secs(600)));
@@ -191,6 +196,16 @@ fn a_bad_address_says_what_to_write() {
         ("[dns]\nupstreams = [\"system\", \"10.0.0.1\"]", "use \"system\" alone"),
         ("[proxy]\nvip_range = \"10.0.0.0/8\"", "use \"127.64.0.0/10\""),
         ("[api]\nsocket = \"run/weft.sock\"", "begin it with /"),
+        (
+            "[api]\nlisten = \"0.0.0.0:8500\"",
+            "there is no TLS; set tls_cert and tls_key under [api], or listen on 127.0.0.1",
+        ),
+        (
+            "[api]\nlisten = \"[::]:8500\"\nwrites = \"open\"\ntls_cert = \"/c\"\ntls_key = \"/k\"",
+            "while api.listen is not on loopback",
+        ),
+        ("[api]\ntls_key = \"/etc/weft/api.key\"", "belong together; set both, or neither"),
+        ("[api]\nwrites = \"opne\"", "did you mean \"open\"?"),
         ("[log]\nlevel = \"inf\"", "did you mean \"info\"?"),
         ("[proxy]\nidle_timeout = \"0s\"", "out of range"),
     ] {
