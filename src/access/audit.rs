@@ -2,8 +2,8 @@
 //!
 //! Nobody waits for it: lines go through a bounded queue to a thread of their own, and what the queue or the disk does not
 //! take is counted, told in the agent's log, and lost. The file is bounded: at its limit it becomes `audit.log.1`, in place
-//! of the one before. So that nobody can wash the log away by being refused, only so many refusals are written; the rest is
-//! counted in the next line.
+//! of the one before. So that nobody can wash the log away with requests that change nothing, only so many of those are
+//! written; the rest is counted in the next line.
 
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
@@ -25,9 +25,10 @@ const MODE: u32 = 0o640;
 const FILE_BYTES_MAX: u64 = 8 * 1024 * 1024;
 /// Lines that wait for the disk; more than the API answers in the time of a slow write.
 const QUEUE: usize = 1024;
-/// Refusals in a row that are written, and then one each [`REFUSAL_EVERY`]: at most 4 MiB a day.
-const REFUSALS_MAX: u32 = 100;
-const REFUSAL_EVERY: Duration = Duration::from_secs(6);
+/// Lines in a row of writes that were not done, and then one each [`UNDONE_EVERY`]: at most 2 MiB a day, of which the
+/// reasons are most.
+const UNDONE_MAX: u32 = 100;
+const UNDONE_EVERY: Duration = Duration::from_secs(30);
 /// How often a disk that takes nothing is told of.
 const COMPLAIN_EVERY: Duration = Duration::from_secs(60);
 
@@ -88,7 +89,7 @@ pub struct Entry {
     /// Why it was refused, or failed.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
-    /// Refusals before this line that have none of their own.
+    /// Writes before this line that were not done, and have no line of their own.
     #[serde(skip_serializing_if = "is_zero")]
     pub omitted: u64,
 }
@@ -136,7 +137,7 @@ pub fn read_audit(data_dir: &Path) -> io::Result<(Vec<Entry>, usize)> {
     Ok((entries, unreadable))
 }
 
-/// How many refusals may still be written.
+/// How many writes that were not done may still have a line.
 #[derive(Debug)]
 struct Allowance {
     left: u32,
@@ -146,15 +147,15 @@ struct Allowance {
 
 impl Allowance {
     fn new(now: Instant) -> Allowance {
-        Allowance { left: REFUSALS_MAX, since: now, omitted: 0 }
+        Allowance { left: UNDONE_MAX, since: now, omitted: 0 }
     }
 
     /// Whether one more may be written; if so, how many before it were not.
     fn take(&mut self, now: Instant) -> Option<u64> {
         let passed = now.saturating_duration_since(self.since);
-        let earned = u32::try_from(passed.as_secs() / REFUSAL_EVERY.as_secs()).unwrap_or(u32::MAX);
+        let earned = u32::try_from(passed.as_secs() / UNDONE_EVERY.as_secs()).unwrap_or(u32::MAX);
         if earned > 0 {
-            self.left = self.left.saturating_add(earned).min(REFUSALS_MAX);
+            self.left = self.left.saturating_add(earned).min(UNDONE_MAX);
             self.since = now;
         }
         if self.left == 0 {
@@ -172,7 +173,7 @@ pub struct Audit {
     sender: Option<SyncSender<Entry>>,
     writer: Option<JoinHandle<()>>,
     lost: Arc<AtomicU64>,
-    refusals: Mutex<Allowance>,
+    undone: Mutex<Allowance>,
 }
 
 impl Audit {
@@ -183,8 +184,8 @@ impl Audit {
         let (home, losing) = (data_dir.to_owned(), lost.clone());
         let writer = std::thread::Builder::new().name("weft-audit".to_owned());
         let writer = writer.spawn(move || write_all(&home, &entries, &losing))?;
-        let refusals = Mutex::new(Allowance::new(Instant::now()));
-        Ok(Audit { sender: Some(sender), writer: Some(writer), lost, refusals })
+        let undone = Mutex::new(Allowance::new(Instant::now()));
+        Ok(Audit { sender: Some(sender), writer: Some(writer), lost, undone })
     }
 
     /// Counts lines that could not be written.
@@ -192,16 +193,19 @@ impl Audit {
         self.lost.clone()
     }
 
-    /// Has a line written; never waits.
-    pub fn record(&self, entry: Entry) {
-        let mut entry = Entry { time: now(), ..entry };
-        if entry.outcome == Outcome::Refused {
-            let allowed = self.refusals.lock().unwrap_or_else(PoisonError::into_inner).take(Instant::now());
-            match allowed {
-                Some(omitted) => entry.omitted = omitted,
-                None => return,
+    /// Whether a write that ended so may have a line; if so, how many before it had none.
+    pub fn admits(&self, outcome: Outcome) -> Option<u64> {
+        match outcome {
+            Outcome::Done => Some(0),
+            Outcome::Refused | Outcome::Failed => {
+                self.undone.lock().unwrap_or_else(PoisonError::into_inner).take(Instant::now())
             }
         }
+    }
+
+    /// Has a line written; never waits.
+    pub fn record(&self, entry: Entry) {
+        let entry = Entry { time: now(), ..entry };
         if self.sender.as_ref().is_none_or(|sender| sender.try_send(entry).is_err()) {
             self.lost.fetch_add(1, Ordering::Relaxed);
         }
@@ -290,13 +294,13 @@ mod tests {
     }
 
     #[test]
-    fn refusals_do_not_wash_the_log_away() {
+    fn what_was_not_done_does_not_wash_the_log_away() {
         let start = Instant::now();
         let mut allowance = Allowance::new(start);
         let written = (0..1000).filter(|_| allowance.take(start).is_some()).count();
         assert_eq!(written, 100);
-        assert_eq!(allowance.take(start + REFUSAL_EVERY), Some(900), "they are told of later");
-        assert_eq!(allowance.take(start + REFUSAL_EVERY), None);
+        assert_eq!(allowance.take(start + UNDONE_EVERY), Some(900), "they are told of later");
+        assert_eq!(allowance.take(start + UNDONE_EVERY), None);
         let later = start + Duration::from_secs(86_400);
         assert_eq!((0..1000).filter(|_| allowance.take(later).is_some()).count(), 100);
     }

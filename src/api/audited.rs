@@ -128,7 +128,9 @@ impl Shared {
         {
             return;
         }
+        let Some(omitted) = audit.admits(outcome) else { return };
         let mut entry = Entry {
+            omitted,
             token: token.map(str::to_owned),
             method: asked.method.to_string(),
             path: format!("/{}", asked.segments.join("/")).chars().take(PATH_CHARS_MAX).collect(),

@@ -149,7 +149,9 @@ impl Shared {
                 Ok(()) => Box::pin(self.written(&asker, asks, body, &mut subject)).await,
                 Err(refusal) => self.turned_away(&refusal.to_string()),
             };
-            Box::pin(self.audit(&client, asker.token.as_deref(), &asked, subject, &answer)).await;
+            if !asked.reads() {
+                Box::pin(self.audit(&client, asker.token.as_deref(), &asked, subject, &answer)).await;
+            }
             return self.respond(answer);
         }
         if let Err(refusal) = admit(client.via, head.uri.authority(), &head.headers) {

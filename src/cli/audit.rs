@@ -48,7 +48,7 @@ fn outcome(entry: &Entry) -> String {
     };
     match (&entry.reason, entry.omitted) {
         (Some(reason), 0) => format!("{word}: {reason}"),
-        (Some(reason), omitted) => format!("{word}: {reason} (and {omitted} more refused before it)"),
+        (Some(reason), omitted) => format!("{word}: {reason} (and {omitted} more before it that were not done)"),
         (None, _) => word.to_owned(),
     }
 }

@@ -3,6 +3,7 @@
 //! Knows where an agent may be and how errors are to be told; knows nothing of what verbs print.
 
 use std::io;
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -59,6 +60,18 @@ impl Address {
                 "give --api (or WEFT_API) a socket's path, HOST:PORT or http://HOST:PORT",
             )
             .exiting(EXIT_USAGE)),
+        }
+    }
+
+    /// Nobody but this host sees what goes there.
+    fn is_local(&self) -> bool {
+        match self {
+            Address::Unix(_) => true,
+            Address::Tcp(authority) => {
+                let host = authority.rsplit_once(':').map_or(authority.as_str(), |(host, _)| host);
+                let ip = host.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>();
+                host == "localhost" || ip.is_ok_and(|ip| ip.is_loopback())
+            }
         }
     }
 
@@ -140,6 +153,11 @@ impl Client {
             Some(text) => vec![Address::parse(&text)?],
             None => vec![Address::Unix(SOCKET_DEFAULT.into()), Address::Tcp(TCP_DEFAULT.into())],
         };
+        if let (Some(_), Some(address)) = (&token, candidates.iter().find(|address| !address.is_local())) {
+            let message = format!("the token would go to {address} in the clear, where others can read it");
+            let advice = "run this on that host; or unset WEFT_API_TOKEN, or --api-token";
+            return Err(CliError::failed(message, advice).exiting(EXIT_USAGE));
+        }
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
         let runtime = runtime.map_err(|error| CliError::failed(format!("cannot start a runtime: {error}"), ""))?;
         let mut tried = Vec::new();

@@ -209,3 +209,24 @@ fn addresses_are_read_in_all_their_forms() {
 fn what_users_type_is_encoded_for_the_path() {
     assert_eq!(encode("a/b c?é"), "a%2Fb%20c%3F%C3%A9");
 }
+
+#[test]
+fn a_token_is_read_from_its_file_and_goes_to_this_host_only() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("token");
+    std::fs::write(&path, "weft-acl-abc\n").unwrap();
+    assert_eq!(token(Some(&path)).unwrap().unwrap(), "weft-acl-abc");
+    let api = |address: &str| Api { address: Some(address.into()), token_file: Some(path.clone()) };
+    for address in ["10.0.0.1:8500", "http://weft.example:8500", "[2001:db8::1]:8500"] {
+        let error = Client::connect(api(address)).unwrap_err();
+        assert!(error.message.contains("in the clear"), "{address}: {error}");
+    }
+    for local in ["127.0.0.1:1", "[::1]:1", "localhost:1", "/nonexistent/weft.sock"] {
+        assert!(Client::connect(api(local)).unwrap_err().message.contains("no agent answers"), "{local}");
+    }
+    for wrong in ["", "two\nlines", &"x".repeat(200)] {
+        std::fs::write(&path, wrong).unwrap();
+        assert_eq!(token(Some(&path)).unwrap_err().exit_code, EXIT_USAGE, "{wrong:?}");
+    }
+    assert!(token(Some(&dir.path().join("none"))).is_err());
+}

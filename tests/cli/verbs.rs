@@ -390,6 +390,7 @@ fn an_agent_that_is_not_there_is_exit_code_three_for_every_verb() {
         "deregister x",
         "maint on",
         "join x",
+        "report access",
         "keyring list",
         "keyring install --generate",
         "reload",

@@ -93,6 +93,7 @@ fn what_changes_something_takes_the_socket_or_a_token_that_covers_it_and_is_in_t
     let refused = put(a, "/v1/agent/service/register", &service("web-1", ""), &[]);
     assert_refused(&refused, "Permission denied: this takes a token");
     assert_refused(&put(a, "/v1/agent/maintenance?enable=true", "", &[]), "weft acl create");
+    assert_eq!(ask(a, &[&format!("{API}/v1/agent/leave")]).status, 405, "no write, and not in the log");
     assert_refused(&put(a, "/v1/agent/leave?token=x", "", &[]), "URLs are kept in logs");
 
     by_the_socket(&fleet, a);
@@ -198,6 +199,7 @@ fn audited(a: &Host) {
     assert_eq!(beats, 1, "a report that says the same again changes nothing");
     let keyring = all.iter().find(|entry| entry["path"] == "/v1/operator/keyring").expect("the keyring");
     assert_eq!((&keyring["outcome"], &keyring["token"]), (&"refused".into(), &"deploy".into()), "{keyring}");
+    assert!(all.iter().all(|entry| entry["method"] != "GET"), "reading is no change");
     let log = fs::read_to_string(a.data_dir().join("audit.log")).expect("the audit log");
     assert!(!log.contains("weft-acl-") && !log.contains("AQEB"), "no secret is in it");
     let table = files(a, &["audit", "-n", "2"]).expect("weft audit");
