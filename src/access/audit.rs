@@ -6,7 +6,7 @@
 //! written; the rest is counted in the next line.
 
 use std::io::{self, Write};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -181,7 +181,7 @@ impl Audit {
     pub fn start(data_dir: &Path) -> io::Result<Audit> {
         let (sender, entries) = sync_channel(QUEUE);
         let lost = Arc::new(AtomicU64::new(0));
-        let (home, losing) = (data_dir.to_owned(), lost.clone());
+        let (home, losing) = (data_dir.to_path_buf(), lost.clone());
         let writer = std::thread::Builder::new().name("weft-audit".to_owned());
         let writer = writer.spawn(move || write_all(&home, &entries, &losing))?;
         let undone = Mutex::new(Allowance::new(Instant::now()));
@@ -222,7 +222,7 @@ impl Drop for Audit {
     }
 }
 
-fn write_all(data_dir: &PathBuf, entries: &Receiver<Entry>, lost: &AtomicU64) {
+fn write_all(data_dir: &Path, entries: &Receiver<Entry>, lost: &AtomicU64) {
     let mut complained: Option<Instant> = None;
     while let Ok(entry) = entries.recv() {
         let Err(error) = write(data_dir, &entry) else { continue };
