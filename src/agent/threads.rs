@@ -219,6 +219,7 @@ impl Services<'_> {
             writes_over_tcp: config.api.writes_open,
             data_dir: Some(config.data_dir.clone()),
             capture: Some(capture.to_owned()),
+            roots: identity.roots().map(<[u8]>::to_vec).collect(),
             limits: api::Limits::default(),
         };
         let (runtime, bound) = bind_in(runtime()?, api::bind(settings)).await?;

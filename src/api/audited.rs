@@ -13,7 +13,7 @@ use super::responder::Shared;
 use super::rights::Client;
 use crate::access::{Entry, Outcome};
 use crate::identity::Attestor;
-use crate::model::{Change, Health, PolicyId};
+use crate::model::{Change, Health};
 use crate::wire::policy::{POLICY_FORMAT, decode_policy};
 
 const PATH_CHARS_MAX: usize = 256;
@@ -83,10 +83,9 @@ fn decision(policy: &[u8]) -> String {
             intention.destination,
             intention.permissions.len()
         ),
-        Change::Delete(PolicyId::Intention { source, destination }) => {
-            format!("intention delete {source} -> {destination}")
-        }
-        Change::Delete(PolicyId::Default) => "intention default delete".to_owned(),
+        Change::Delete(id) => format!("delete {id}"),
+        Change::Revocation(revocation) => format!("revocation of {} ({})", revocation.name, revocation.node),
+        Change::Trust(_) => policy.id().to_string(),
         Change::Default(action) => format!("intention default {action}"),
     };
     format!("{what}, signed by {operator}")

@@ -36,6 +36,7 @@ mod socket;
 pub(crate) mod specimen;
 mod telemetry;
 mod tls;
+mod trust;
 mod watch;
 mod whoami;
 mod write_deadline;
@@ -89,6 +90,8 @@ pub struct Settings {
     pub data_dir: Option<PathBuf>,
     /// How calls to VIPs are taken, `redirect` or `bind`, for `/v1/weft/explain`; `None` if that is not known.
     pub capture: Option<String>,
+    /// Roots, DER, that this host believed when it started; later ones are in the directory.
+    pub roots: Vec<Vec<u8>>,
     /// Bounds on clients.
     pub limits: Limits,
 }

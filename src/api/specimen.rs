@@ -26,6 +26,7 @@ pub(crate) fn settings() -> Settings {
         writes_over_tcp: true,
         data_dir: None,
         capture: Some("redirect".into()),
+        roots: vec![vec![1, 2, 3]],
         limits: Limits::default(),
     }
 }

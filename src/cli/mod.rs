@@ -9,12 +9,14 @@ mod checks;
 mod client;
 mod color;
 mod completions;
+mod decide;
 mod deregister;
 mod dev;
 mod enroll;
 mod explain;
 mod force_leave;
 mod intention;
+mod issuer;
 mod join;
 mod keyring;
 mod leave;
@@ -29,10 +31,12 @@ mod register;
 mod reload;
 mod report;
 mod resolve;
+mod rotate;
 mod services;
 mod status;
 mod token;
 mod top;
+mod trust;
 mod validate;
 mod watch;
 mod whoami;
@@ -88,6 +92,7 @@ enum Verb {
     Audit(audit::Args),
     Report(report::Args),
     Ca(ca::Args),
+    Issuer(issuer::Args),
     Token(token::Args),
     Enroll(enroll::Args),
     Completions(completions::Args),
@@ -129,6 +134,7 @@ fn run(cli: Cli) -> Result<(), CliError> {
         Verb::Audit(args) => audit::run(&args, &globals),
         Verb::Report(args) => report::run(&args, &globals),
         Verb::Ca(args) => ca::run(&args, &globals),
+        Verb::Issuer(args) => issuer::run(&args, &globals),
         Verb::Token(args) => token::run(&args, &globals),
         Verb::Enroll(args) => enroll::run(&args, &globals),
         Verb::Members(args) => members::run(args, &globals),
