@@ -1,0 +1,314 @@
+//! Two services of one host that boots as hosts do: systemd starts the agent from the units in `systemd/`, installed by the
+//! lines of README.md, and the two services are units that differ in nothing but their names.
+//!
+//! A host is a Debian (`base`) in a container of systemd-nspawn (`host`, `boot`), with its own network, control groups and
+//! users. Needs root, and the Debian archive the first time. Where it cannot run, the test says why and passes, unless
+//! `WEFT_NETNS=require`.
+
+mod base;
+mod host;
+// What `tests/netns` has more of it is not needed here.
+#[allow(dead_code)]
+#[path = "../netns/process.rs"]
+mod process;
+
+use std::path::Path;
+use std::time::Duration;
+
+use host::Hosts;
+use process::{clock_us, wait_for};
+
+/// The agent under test.
+const WEFT: &str = env!("CARGO_BIN_EXE_weft");
+const CHECKOUT: &str = env!("CARGO_MANIFEST_DIR");
+const README: &str = include_str!("../../README.md");
+const SECURITY: &str = include_str!("../../docs/security.md");
+
+/// From the end of the verb to its effect on every host.
+const EFFECT_US_MAX: u64 = 1_000_000;
+/// Agents in debug builds on two busy cores join within a second or two; this is for a machine that does much else.
+const JOIN_DEADLINE: Duration = Duration::from_secs(30);
+
+/// Where the hosts find what README.md calls the checkout.
+const THERE: &str = "/usr/src/weft";
+
+const NGINX: &str = "server { listen 127.0.0.1:8081; location / { return 200 $http_x_weft_client; } }\n";
+const SERVICES_OF_A: &str = "[[service]]\nname = \"shop\"\nport = 8081\nprotocol = \"http\"\n\
+                             [[service.check]]\nsystemd = \"nginx.service\"\ninterval = \"1s\"\n\
+                             [[service]]\nname = \"till\"\nport = 7000\n";
+const TILL_SOCKET: &str = "[Socket]\nListenStream=127.0.0.1:7000\nAccept=yes\n";
+const TILL: &str = "[Service]\nExecStart=/bin/cat\nStandardInput=socket\nStandardOutput=socket\n";
+
+/// Their files name no `unit`: it is the one of the service's name.
+const SERVICES_OF_C: &str =
+    "[[service]]\nname = \"billing\"\nport = 9001\n[[service]]\nname = \"reports\"\nport = 9002\n";
+/// Both run the same file as the same user.
+const CALLER: &str =
+    "[Service]\nExecStart=/usr/local/bin/caller\nUser=www-data\nStandardOutput=append:/var/log/%N.calls\n";
+
+#[test]
+fn of_two_units_of_a_booted_host_one_is_let_through_and_the_other_is_not() {
+    let binary = format!("{THERE}/target/release/weft");
+    let units = Path::new(CHECKOUT).join("systemd");
+    let shown = [(Path::new(WEFT), binary.as_str()), (&units, &format!("{THERE}/systemd"))];
+    let Some(mut hosts) = Hosts::boot(&["a", "c"], &shown) else { return };
+    raise_mesh(&hosts);
+    units_are_as_they_say(&hosts);
+    start_services(&hosts);
+
+    let (billing, reports) = (Caller::of(&hosts, "billing"), Caller::of(&hosts, "reports"));
+    let mut from = clock_us();
+    for caller in [&billing, &reports] {
+        caller.is_let_through(from);
+    }
+
+    // One is denied; the other does not notice.
+    let began = clock_us();
+    from = decide(&hosts, "a", &["deny reports shop", "deny reports till"]);
+    reports.is_refused(from, "intention reports -> shop: deny");
+    billing.is_let_through(from);
+    billing.was_never_refused(began);
+
+    // The other way round, said on the host of the callers: the default denies, one is allowed.
+    let words = ["default deny", "delete reports shop", "delete reports till", "allow reports *"];
+    from = decide(&hosts, "c", &words);
+    reports.is_let_through(from);
+    billing.is_refused(from, "the default policy is deny");
+
+    // What is neither unit is neither service: root's shell outside all units, a unit of another name, and one below.
+    let ask = "curl --silent --max-time 5 --output /dev/null --write-out '%{http_code}' http://shop.mesh.internal/";
+    let other = "systemd-run --quiet --wait --pipe --collect --service-type=exec";
+    let forms = [
+        ("", "403"),
+        ("--unit=other", "403"),
+        ("--unit=billing-of-another", "403"),
+        ("--slice=reports", "403"),
+        ("--unit=reports@1", "403"),
+    ];
+    for (unit, status) in forms {
+        let line = if unit.is_empty() { ask.to_owned() } else { format!("{other} {unit} {ask}") };
+        assert_eq!(hosts.run("c", &line).stdout, status, "{unit}");
+    }
+
+    // The agents start anew, by systemd: in order, and because they died.
+    let before = main_pid(&hosts, "c");
+    hosts.must("c", "systemctl restart weft.service");
+    hosts.must("a", "systemctl kill --kill-whom=main --signal=KILL weft.service");
+    wait_for("systemd starts the agent of a again", JOIN_DEADLINE, || {
+        let shown = hosts.run("a", "systemctl show --property=NRestarts,ActiveState weft.service").stdout;
+        if shown.contains("NRestarts=1") && shown.contains("=active") { Ok(()) } else { Err(shown) }
+    });
+    assert_ne!(main_pid(&hosts, "c"), before);
+    sees_passing(&hosts, "c", "shop");
+    let restarted = clock_us();
+    reports.is_let_through(restarted);
+    billing.is_refused(restarted, "the default policy is deny");
+    billing.was_never_let_through(from);
+    from = decide(&hosts, "a", &["default allow", "deny reports *"]);
+    billing.is_let_through(from);
+    reports.is_refused(from, "intention reports -> *: deny");
+
+    for name in ["a", "c"] {
+        assert_eq!(hosts.failed_units(name), [""; 0], "{name}");
+        let journal = hosts.must(name, "journalctl --no-pager --output=cat --unit=weft.service");
+        assert!(!journal.contains("panicked"), "{journal}");
+    }
+    // A host that is switched off says goodbye: its systemd stops the agent in order.
+    hosts.power_off("c");
+    wait_for("a knows that c has left", JOIN_DEADLINE, || {
+        let members = hosts.run("a", "weft members").stdout;
+        if members.lines().any(|line| line.contains('c') && line.contains("left")) { Ok(()) } else { Err(members) }
+    });
+}
+
+/// The shell lines that stand first under a heading of README.md.
+fn lines_of_readme(heading: &str) -> &'static str {
+    let (_, section) = README.split_once(heading).unwrap_or_else(|| panic!("README.md has no {heading}"));
+    let (_, rest) = section.split_once("```sh\n").expect("shell lines");
+    rest.split_once("```").expect("their end").0
+}
+
+/// Installs the agents as README.md says, makes the CA on a, enrols c with it.
+fn raise_mesh(hosts: &Hosts) {
+    for name in ["a", "c"] {
+        hosts.must(name, &format!("cd {THERE}\n{}", lines_of_readme("### Install the host")));
+        let (address, seed) = (hosts.address(name), hosts.address("a"));
+        let config =
+            format!("[node]\nadvertise = \"{address}\"\n[cluster]\nname = \"units\"\nseeds = [\"{seed}:7946\"]\n");
+        hosts.write(name, "/etc/weft/weft.toml", &config);
+    }
+    // The two ways to ask the agent for names.
+    let names = lines_of_readme("### Names in /etc/resolv.conf");
+    hosts.must("c", &format!("cd {THERE}\n{names}"));
+    hosts.must("a", "systemctl disable --now systemd-resolved.service && rm /etc/resolv.conf");
+    hosts.write("a", "/etc/resolv.conf", "nameserver 127.0.0.1\n");
+    hosts.must("a", "printf '[dns]\nlisten = [\"127.0.0.1:8600\", \"127.0.0.1:53\"]\n' >>/etc/weft/weft.toml");
+    hosts.write("a", "/etc/weft/services.d/services.toml", SERVICES_OF_A);
+    hosts.write("c", "/etc/weft/services.d/services.toml", SERVICES_OF_C);
+
+    hosts.must("a", "weft ca init --cluster units --node a");
+    hosts.must("a", "systemctl start weft");
+    let token = hosts.must("a", &format!("weft token create --issuer {}:7947", hosts.address("a")));
+    hosts.must("c", &format!("weft enroll --token {token}"));
+    hosts.must("c", "systemctl start weft");
+}
+
+/// The agent runs as it is meant to, and behind what it is meant to.
+fn units_are_as_they_say(hosts: &Hosts) {
+    for name in ["a", "c"] {
+        let shown = hosts.must(name, "systemctl show --property=Type,ActiveState,SubState,NRestarts,User weft.service");
+        for property in ["Type=notify", "ActiveState=active", "SubState=running", "NRestarts=0", "User=weft"] {
+            assert!(shown.lines().any(|line| line == property), "{name}: {property} is not among\n{shown}");
+        }
+        let status = hosts.read(name, &format!("/proc/{}/status", main_pid(hosts, name)));
+        let line = |key: &str| status.lines().find(|line| line.starts_with(key)).unwrap_or_default();
+        let uid = hosts.must(name, "id -u weft");
+        assert_eq!(line("Uid:"), format!("Uid:\t{uid}\t{uid}\t{uid}\t{uid}"), "{name}");
+        // CAP_NET_BIND_SERVICE, the tenth, and no other.
+        assert!(line("CapEff:").ends_with("\t0000000000000400"), "{name}: {}", line("CapEff:"));
+        assert!(hosts.must(name, "systemctl is-active weft-redirect.service").contains("active"));
+        assert!(hosts.must(name, "nft list table ip weft").contains("127.64.0.0/10"));
+        let journal = hosts.must(name, "journalctl --no-pager --output=cat --unit=weft.service");
+        assert!(!journal.contains("told apart by their users"), "{name} does not see its units: {journal}");
+    }
+    for unit in ["weft.service", "weft-redirect.service"] {
+        let rated = hosts.must("c", &format!("systemd-analyze security --no-pager {unit}"));
+        let overall = rated.lines().find(|line| line.contains("Overall exposure level")).expect("a rating");
+        println!("{}", overall.trim());
+        let level = overall.split_once(": ").and_then(|(_, rest)| rest.split(' ').next()).expect("a level");
+        assert!(SECURITY.contains(level), "docs/security.md does not say that {unit} is rated {level}");
+    }
+}
+
+fn start_services(hosts: &Hosts) {
+    hosts.write("a", "/etc/nginx/conf.d/shop.conf", NGINX);
+    hosts.write("a", "/etc/systemd/system/till.socket", TILL_SOCKET);
+    hosts.write("a", "/etc/systemd/system/till@.service", TILL);
+    hosts.must("a", "systemctl daemon-reload && systemctl reload nginx && systemctl start till.socket");
+    hosts.write("c", "/usr/local/bin/caller", include_str!("caller"));
+    hosts.write("c", "/etc/systemd/system/billing.service", CALLER);
+    hosts.write("c", "/etc/systemd/system/reports.service", CALLER);
+    for service in ["shop", "till"] {
+        sees_passing(hosts, "c", service);
+    }
+    hosts.must("c", "chmod 755 /usr/local/bin/caller && systemctl daemon-reload && systemctl start billing reports");
+    hosts.must("a", "weft ca operator anna --out /root/anna.pem");
+    let key = hosts.read("a", "/root/anna.pem");
+    hosts.write("c", "/root/anna.pem", &key);
+}
+
+#[track_caller]
+fn sees_passing(hosts: &Hosts, name: &str, service: &str) {
+    wait_for(&format!("{name} sees {service} passing"), JOIN_DEADLINE, || {
+        let shown = hosts.run(name, &format!("weft services {service}"));
+        if shown.stdout.contains("passing") { Ok(()) } else { Err(shown.stdout + &shown.stderr) }
+    });
+}
+
+fn main_pid(hosts: &Hosts, name: &str) -> String {
+    hosts.must(name, "systemctl show --property=MainPID --value weft.service")
+}
+
+/// Says these intentions; the moment from which they must hold.
+#[track_caller]
+fn decide(hosts: &Hosts, name: &str, words: &[&str]) -> u64 {
+    let lines: Vec<String> = words
+        .iter()
+        .map(|words| format!("weft intention {} --operator /root/anna.pem", words.replace('*', "'*'")))
+        .collect();
+    hosts.must(name, &lines.join("\n"));
+    clock_us() + EFFECT_US_MAX
+}
+
+/// One of the two services, by what it wrote down.
+struct Caller<'a> {
+    hosts: &'a Hosts,
+    service: &'static str,
+}
+
+/// A call that a service made.
+struct Call {
+    began_us: u64,
+    /// `shop` or `till`.
+    to: String,
+    answer: String,
+}
+
+impl Caller<'_> {
+    fn of<'a>(hosts: &'a Hosts, service: &'static str) -> Caller<'a> {
+        Caller { hosts, service }
+    }
+
+    /// The calls that it has begun since a moment. A line that is not whole yet is left out.
+    fn calls(&self, since_us: u64) -> Vec<Call> {
+        let log = self.hosts.read("c", &format!("/var/log/{}.calls", self.service));
+        let whole = log.rsplit_once('\n').map_or("", |(whole, _)| whole);
+        let call = |line: &str| {
+            let mut words = line.splitn(3, ' ');
+            let began_us = words.next()?.parse().ok()?;
+            Some(Call { began_us, to: words.next()?.to_owned(), answer: words.next()?.trim().to_owned() })
+        };
+        whole.lines().filter_map(call).filter(|call| call.began_us >= since_us).collect()
+    }
+
+    /// Waits for some calls to each since that moment; all of them must be as `expected`.
+    #[track_caller]
+    fn all(&self, since_us: u64, expected: impl Fn(&Call) -> bool) {
+        for to in ["shop", "till"] {
+            let what = format!("{} has called {to}", self.service);
+            let calls = wait_for(&what, Duration::from_secs(30), || {
+                let calls: Vec<Call> = self.calls(since_us).into_iter().filter(|call| call.to == to).collect();
+                if calls.len() >= 3 { Ok(calls) } else { Err(format!("{} calls", calls.len())) }
+            });
+            if let Some(other) = calls.iter().find(|call| !expected(call)) {
+                let late_ms = other.began_us.saturating_sub(since_us) / 1000;
+                panic!("{}, {late_ms} ms after it must hold: {to} said {:?}", self.service, other.answer);
+            }
+        }
+    }
+
+    /// Shop answers and knows who it is, till sends every coin back.
+    #[track_caller]
+    fn is_let_through(&self, since_us: u64) {
+        let told = format!("spiffe://units/service/{} 200", self.service);
+        self.all(since_us, |call| call.answer == if call.to == "shop" { &told } else { "coin" });
+    }
+
+    /// Shop answers 403 with this reason, no session with till comes about, and the one there was is no more.
+    #[track_caller]
+    fn is_refused(&self, since_us: u64, reason: &str) {
+        self.all(since_us, |call| match call.to.as_str() {
+            "shop" => call.answer.contains(reason) && call.answer.ends_with(" 403"),
+            _ => call.answer == "refused",
+        });
+        let log = self.hosts.read("c", &format!("/var/log/{}.calls", self.service));
+        assert!(log.contains("reset by peer"), "the session of {} was not reset", self.service);
+        self.print_effect(since_us - EFFECT_US_MAX);
+    }
+
+    /// How long after the verb's end the last call began that was still let through.
+    fn print_effect(&self, said_us: u64) {
+        for to in ["shop", "till"] {
+            let passed = |call: &Call| call.to == to && (call.answer.ends_with(" 200") || call.answer == "coin");
+            let after =
+                self.calls(said_us).iter().filter(|call| passed(call)).map(|call| call.began_us - said_us).max();
+            let after =
+                after.map_or("none that began after the verb".to_owned(), |us| format!("the last after {us} us"));
+            println!("calls of {} to {to} let through: {after}", self.service);
+        }
+    }
+
+    #[track_caller]
+    fn was_never_refused(&self, since_us: u64) {
+        let other = |call: &&Call| call.answer.ends_with(" 403") || call.answer == "refused";
+        let refused: Vec<String> = self.calls(since_us).iter().filter(other).map(|call| call.answer.clone()).collect();
+        assert!(refused.is_empty(), "{} was refused: {refused:?}", self.service);
+    }
+
+    #[track_caller]
+    fn was_never_let_through(&self, since_us: u64) {
+        let passed = |call: &&Call| call.answer.ends_with(" 200") || call.answer == "coin";
+        let passed: Vec<String> = self.calls(since_us).iter().filter(passed).map(|call| call.answer.clone()).collect();
+        assert!(passed.is_empty(), "{} was let through: {passed:?}", self.service);
+    }
+}
