@@ -12,8 +12,8 @@ use crate::process::run;
 /// Changes with everything below that decides what is on the disk.
 const VERSION: u32 = 1;
 /// Beside minbase. nginx is the service that is called; systemd-resolved one of the two ways to ask the agent for names,
-/// and nftables what the redirect needs, as README.md says.
-const PACKAGES: &str = "systemd,systemd-sysv,systemd-resolved,dbus,nftables,curl,nginx-light";
+/// and nftables what the redirect needs, as README.md says; libpam-systemd gives users managers of their own.
+const PACKAGES: &str = "systemd,systemd-sysv,systemd-resolved,dbus,libpam-systemd,nftables,curl,nginx-light";
 /// They would look for updates in the middle of a test.
 const MASKED: &[&str] = &["apt-daily.timer", "apt-daily-upgrade.timer"];
 

@@ -48,7 +48,10 @@ const CALLER: &str =
 
 /// A service whose unit has another name.
 const LEDGER: &str = "[[service]]\nname = \"ledger\"\nport = 9003\nunit = \"other.service\"\n";
-const ASK: &str = "curl --silent --max-time 5 --output /dev/null --write-out '%{http_code}' http://shop.mesh.internal/";
+const REPORTS_OF_A_USER: &str = "[Service]\nType=oneshot\nStandardOutput=file:%t/told\n\
+                                 ExecStart=/bin/sh -c 'cat /proc/self/cgroup; ask'\n";
+/// Prints the status that the shop answers.
+const ASK: &str = "#!/bin/sh\nexec curl --silent --max-time 5 --output /dev/null --write-out '%{http_code}' http://shop.mesh.internal/\n";
 
 #[test]
 fn of_two_units_of_a_booted_host_one_is_let_through_and_the_other_is_not() {
@@ -81,10 +84,14 @@ fn of_two_units_of_a_booted_host_one_is_let_through_and_the_other_is_not() {
     billing.print_effect(began, from);
 
     // What is neither unit is neither service: root's shell outside all units, units of other names, a slice of that name.
-    assert_eq!(hosts.must("c", ASK), "403");
+    assert_eq!(hosts.must("c", "ask"), "403");
     for unit in ["--unit=other", "--unit=reports-of-others", "--unit=reports@1", "--slice=reports"] {
         assert_eq!(ask_as(&hosts, unit), "403", "{unit}");
     }
+    // Anybody may name units of their own manager so.
+    let own = ask_as_unit_of_a_user(&hosts);
+    assert!(own.contains("/user@33.service/") && own.contains("/reports.service"), "{own}");
+    assert!(own.ends_with("\n403"), "{own}");
     // A service that names its unit; the file is read on a reload.
     hosts.write("c", "/etc/weft/services.d/ledger.toml", LEDGER);
     hosts.must("c", "systemctl reload weft.service");
@@ -195,12 +202,13 @@ fn start_services(hosts: &Hosts) {
     hosts.write("a", "/etc/systemd/system/till@.service", TILL);
     hosts.must("a", "systemctl daemon-reload && systemctl reload nginx && systemctl start till.socket");
     hosts.write("c", "/usr/local/bin/caller", include_str!("caller"));
+    hosts.write("c", "/usr/local/bin/ask", ASK);
     hosts.write("c", "/etc/systemd/system/billing.service", CALLER);
     hosts.write("c", "/etc/systemd/system/reports.service", CALLER);
     for service in ["shop", "till"] {
         sees_passing(hosts, "c", service);
     }
-    hosts.must("c", "chmod 755 /usr/local/bin/caller && systemctl daemon-reload && systemctl start billing reports");
+    hosts.must("c", "chmod 755 /usr/local/bin/* && systemctl daemon-reload && systemctl start billing reports");
     hosts.must("a", "weft ca operator anna --out /root/anna.pem");
     let key = hosts.read("a", "/root/anna.pem");
     hosts.must("c", "install -m 600 /dev/null /root/anna.pem");
@@ -210,7 +218,18 @@ fn start_services(hosts: &Hosts) {
 /// The status that the shop answers to a unit of its own.
 #[track_caller]
 fn ask_as(hosts: &Hosts, unit: &str) -> String {
-    hosts.must("c", &format!("systemd-run --quiet --wait --pipe --collect {unit} {ASK}"))
+    hosts.must("c", &format!("systemd-run --quiet --wait --pipe --collect {unit} ask"))
+}
+
+/// The control group of the unit `reports.service` of www-data's own manager, and the status that the shop answers to it.
+#[track_caller]
+fn ask_as_unit_of_a_user(hosts: &Hosts) -> String {
+    let runtime = "/run/user/33";
+    hosts.must("c", &format!("systemctl start user@33.service && mkdir -p {runtime}/systemd/user"));
+    hosts.write("c", &format!("{runtime}/systemd/user/reports.service"), REPORTS_OF_A_USER);
+    let as_user = format!("setpriv --reuid=33 --regid=33 --clear-groups env XDG_RUNTIME_DIR={runtime}");
+    hosts.must("c", &format!("{as_user} systemctl --user start reports.service"));
+    hosts.read("c", &format!("{runtime}/told"))
 }
 
 #[track_caller]
