@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use super::enroll;
 use super::log;
 use super::output::{CliError, EXIT_USAGE};
 use crate::config::Config;
@@ -26,6 +27,7 @@ pub(super) fn run(args: &Args) -> Result<(), CliError> {
         config.data_dir.clone_from(data_dir);
     }
     log::start(&config.log);
+    enroll::by_credential(&config)?;
     crate::agent::run(config).map_err(|error| CliError::failed(error.to_string(), ""))
 }
 
