@@ -42,8 +42,11 @@ pub(super) fn run(args: &Args, globals: &Globals) -> Result<(), CliError> {
     let token = match &args.token {
         Some(token) => token.clone(),
         None => credential()?.ok_or_else(|| {
-            CliError::failed("no join token is given", "make one by `weft token create` on the issuer, give it as --token")
-                .exiting(EXIT_USAGE)
+            CliError::failed(
+                "no join token is given",
+                "make one by `weft token create` on the issuer, give it as --token",
+            )
+            .exiting(EXIT_USAGE)
         })?,
     };
     let enrolled = enroll_now(&token, &args.data_dir, &name)?;
@@ -83,7 +86,10 @@ fn credential() -> Result<Option<String>, CliError> {
 fn credential_in(directory: &Path) -> Result<Option<String>, CliError> {
     let path = directory.join(CREDENTIAL);
     let failed = |error: &dyn std::fmt::Display| {
-        CliError::failed(format!("the credential {}: {error}", path.display()), "it must be what `weft token create` printed")
+        CliError::failed(
+            format!("the credential {}: {error}", path.display()),
+            "it must be what `weft token create` printed",
+        )
     };
     let file = match File::open(&path) {
         Ok(file) => file,

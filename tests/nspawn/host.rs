@@ -49,6 +49,9 @@ struct Host {
 
 pub(crate) struct Hosts {
     hosts: Vec<Host>,
+    /// What every host's disk begins with, and the arguments that show it this machine's files.
+    disk: PathBuf,
+    shown: Vec<String>,
     tag: String,
     group: PathBuf,
     folder: TempDir,
@@ -71,22 +74,32 @@ impl Hosts {
         let tag = format!("{PREFIX}{}{SUFFIX}", std::process::id());
         let group = root.join(&tag);
         fs::create_dir(&group).expect("a control group");
-        let mut hosts = Hosts { hosts: Vec::new(), tag, group, folder, _machine: machine };
+        let shown = shown.iter().map(|(here, there)| format!("--bind-ro={}:{there}", here.display())).collect();
+        let mut hosts = Hosts { hosts: Vec::new(), disk, shown, tag, group, folder, _machine: machine };
         must(&format!("ip netns add {}", hosts.tag));
         must(&format!("ip -n {} link add br0 type bridge", hosts.tag));
         must(&format!("ip -n {} link set br0 up", hosts.tag));
-        for (name, number) in names.iter().zip(1..) {
-            if let Err(reason) = hosts.start(name, number, &disk, shown) {
+        for name in names {
+            if let Err(reason) = hosts.start(name, &[]) {
                 cannot_run(&format!("systemd does not start in a container of this machine: {reason}"));
                 return None;
             }
         }
-        hosts.hosts.iter().for_each(|host| hosts.await_boot(host));
+        names.iter().for_each(|name| hosts.await_boot(name));
         Some(hosts)
     }
 
+    /// Boots one more host, which its maker hands a credential.
+    #[track_caller]
+    pub(crate) fn boot_with_credential(&mut self, name: &str, credential: &str, text: &str) {
+        let started = self.start(name, &[format!("--set-credential={credential}:{text}")]);
+        started.unwrap_or_else(|said| panic!("{name} does not start: {said}"));
+        self.await_boot(name);
+    }
+
     /// Starts a host, up to where its systemd has begun; what it says if it does not get there.
-    fn start(&mut self, name: &str, number: usize, disk: &Path, shown: &[(&Path, &str)]) -> Result<(), String> {
+    fn start(&mut self, name: &str, more: &[String]) -> Result<(), String> {
+        let number = self.hosts.len() + 1;
         let (namespace, switch) = (format!("{}-{name}", self.tag), &self.tag);
         must(&format!("ip netns add {namespace}"));
         must(&format!("ip -n {namespace} link set lo up"));
@@ -99,9 +112,9 @@ impl Hosts {
         fs::create_dir(&group).expect("a control group");
         let mut command = Command::new("unshare");
         command.args(["--mount", concat!(env!("CARGO_MANIFEST_DIR"), "/tests/nspawn/boot")]);
-        command.arg(disk).arg(&folder).arg(name).arg(&group);
+        command.arg(&self.disk).arg(&folder).arg(name).arg(&group);
         command.arg(format!("--network-namespace-path=/run/netns/{namespace}"));
-        command.args(shown.iter().map(|(here, there)| format!("--bind-ro={}:{there}", here.display())));
+        command.args(&self.shown).args(more);
         let mut nspawn = Process::start(name, &mut command, &folder.join("boot.log"));
         // systemd makes this group for itself before anything else.
         let scope = group.join("payload/init.scope/cgroup.procs");
@@ -120,17 +133,13 @@ impl Hosts {
 
     /// Until everything is started. A unit of Debian's that fails in a container is told by its name.
     #[track_caller]
-    fn await_boot(&self, host: &Host) {
-        wait_for(&format!("{} boots", host.name), BOOT_DEADLINE, || {
-            let state = self.run(&host.name, "systemctl is-system-running").stdout;
+    fn await_boot(&self, name: &str) {
+        wait_for(&format!("{name} boots"), BOOT_DEADLINE, || {
+            let state = self.run(name, "systemctl is-system-running").stdout;
             if matches!(state.trim(), "running" | "degraded") { Ok(()) } else { Err(state) }
         });
-        let failed = self.failed_units(&host.name);
-        println!(
-            "{} has booted, {}",
-            host.name,
-            if failed.is_empty() { "all of it".into() } else { format!("without {failed:?}") }
-        );
+        let failed = self.failed_units(name);
+        println!("{name} has booted; units that failed: {failed:?}");
     }
 
     /// The units that failed.
