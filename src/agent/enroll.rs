@@ -15,7 +15,7 @@ use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
 use tracing::{error, info, warn};
 
-use crate::identity::{EnrollOutcome, TlsContexts, serve_enroll};
+use crate::identity::{ClusterTrust, EnrollOutcome, TlsContexts, serve_enroll};
 use crate::proxy::EnrollConnection;
 
 /// Signing is cheap, the ledger's fsync is not; more wait in the queue.
@@ -29,9 +29,9 @@ pub(super) async fn serve(mut connections: mpsc::Receiver<EnrollConnection>, tls
     while let Some(connection) = connections.recv().await {
         let Ok(place) = places.clone().acquire_owned().await else { return };
         let acceptor = TlsAcceptor::from(tls.enroll_server.clone());
-        let data_dir = data_dir.clone();
+        let (data_dir, trust) = (data_dir.clone(), tls.cluster_trust().clone());
         tokio::spawn(async move {
-            match timeout(DEADLINE, serve_one(connection, acceptor, data_dir)).await {
+            match timeout(DEADLINE, serve_one(connection, acceptor, data_dir, trust)).await {
                 Ok(Ok(outcome)) => report(&outcome),
                 Ok(Err(error)) => info!(error, "an enrolment ended early"),
                 Err(_) => info!("an enrolment took too long and was ended"),
@@ -45,16 +45,19 @@ async fn serve_one(
     connection: EnrollConnection,
     acceptor: TlsAcceptor,
     data_dir: PathBuf,
+    trust: ClusterTrust,
 ) -> Result<EnrollOutcome, String> {
     let tcp = TcpStream::from_std(connection.tcp).map_err(|error| error.to_string())?;
     let stream = Prefixed { received: connection.received, taken: 0, tcp };
     let tls = acceptor.accept(stream).await.map_err(|error| format!("TLS: {error}"))?;
-    serve_enroll(tls, &data_dir).await.map_err(|error| error.to_string())
+    serve_enroll(tls, &data_dir, &trust).await.map_err(|error| error.to_string())
 }
 
 fn report(outcome: &EnrollOutcome) {
     match outcome {
         EnrollOutcome::Issued { node, name, renewed } => info!(%name, %node, renewed, "a certificate was issued"),
+        EnrollOutcome::Issuer { node, name } => info!(%name, %node, "another host issues certificates from now on"),
+        EnrollOutcome::Greeted => {}
         EnrollOutcome::Refused(reason) => warn!(?reason, "an enrolment was refused"),
         EnrollOutcome::Failed(error) => error!(%error, "an enrolment could not be served"),
     }

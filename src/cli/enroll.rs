@@ -8,7 +8,7 @@ use tracing::info;
 
 use super::output::{CliError, EXIT_USAGE, Globals, print, print_json};
 use crate::config::Config;
-use crate::identity::{Enrolled, Identity, IdentityError, enroll};
+use crate::identity::{Enrolled, Enrolling, Identity, IdentityError, enroll};
 use crate::model::NodeName;
 
 /// What the credential is called that holds a join token (systemd.exec(5), `LoadCredential=`).
@@ -29,6 +29,9 @@ pub(super) struct Args {
     /// This host's name, as `node.name` says it [default: the host name]
     #[arg(long, value_name = "NAME")]
     node: Option<NodeName>,
+    /// Become a new host, with an id of its own: for one whose identity was revoked
+    #[arg(long)]
+    new_identity: bool,
     /// Where the identity is kept
     #[arg(long, value_name = "DIR", default_value = "/var/lib/weft")]
     data_dir: PathBuf,
@@ -49,7 +52,8 @@ pub(super) fn run(args: &Args, globals: &Globals) -> Result<(), CliError> {
             .exiting(EXIT_USAGE)
         })?,
     };
-    let enrolled = enroll_now(&token, &args.data_dir, &name)?;
+    let who = if args.new_identity { Enrolling::New } else { Enrolling::Same };
+    let enrolled = enroll_now(&token, &args.data_dir, &name, who)?;
     if globals.json {
         return print_json(&enrolled);
     }
@@ -67,15 +71,15 @@ pub(super) fn by_credential(config: &Config) -> Result<(), CliError> {
     if !matches!(Identity::load(&config.data_dir), Err(IdentityError::NotEnrolled { .. })) {
         return Ok(());
     }
-    let enrolled = enroll_now(&token, &config.data_dir, &config.node.name)?;
+    let enrolled = enroll_now(&token, &config.data_dir, &config.node.name, Enrolling::Same)?;
     info!(cluster = %enrolled.cluster, node = %enrolled.name, "enrolled with the join token that systemd handed over");
     Ok(())
 }
 
-fn enroll_now(token: &str, data_dir: &Path, name: &NodeName) -> Result<Enrolled, CliError> {
+fn enroll_now(token: &str, data_dir: &Path, name: &NodeName, who: Enrolling) -> Result<Enrolled, CliError> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(|error| CliError::failed(format!("no runtime: {error}"), ""))?;
-    runtime.block_on(enroll(token, data_dir, name)).map_err(|error| CliError::failed(error.to_string(), ""))
+    runtime.block_on(enroll(token, data_dir, name, who)).map_err(|error| CliError::failed(error.to_string(), ""))
 }
 
 /// The join token that systemd hands to this process, if it does.

@@ -16,8 +16,8 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
 
 use super::{
-    AcceptError, Accepted, EnrollOutcome, Enrolled, Identity, IdentityError, TlsContexts, accept_mesh, ca_init, enroll,
-    serve_enroll, token_create,
+    AcceptError, Accepted, CaOptions, ClusterTrust, EnrollOutcome, Enrolled, Enrolling, Identity, IdentityError,
+    TlsContexts, accept_mesh, ca_init, enroll, serve_enroll, token_create,
 };
 use crate::model::NodeName;
 
@@ -52,7 +52,7 @@ struct Issuer {
 impl Issuer {
     async fn start(cluster: &str) -> Issuer {
         let dir = tempfile::tempdir().unwrap();
-        ca_init(dir.path(), cluster, &name("first")).unwrap();
+        ca_init(dir.path(), cluster, &name("first"), &CaOptions::default()).unwrap();
         let identity = Identity::load(dir.path()).unwrap();
         let tls = identity.tls().unwrap();
         let (address, seen) = serve(tls.clone(), dir.path().to_owned()).await;
@@ -81,7 +81,7 @@ impl Issuer {
 
     async fn enroll(&mut self, dir: &Path, called: &str) -> Result<Enrolled, IdentityError> {
         let token = self.token();
-        let enrolled = enroll(&token, dir, &name(called)).await;
+        let enrolled = enroll(&token, dir, &name(called), Enrolling::Same).await;
         assert!(matches!(self.seen.recv().await, Some(Seen::Enrolment(_))));
         enrolled
     }
@@ -95,7 +95,7 @@ async fn serve(tls: TlsContexts, dir: PathBuf) -> (SocketAddr, mpsc::UnboundedRe
         while let Ok((tcp, _)) = listener.accept().await {
             let event = match accept_mesh(&tls, tcp).await {
                 Ok(Accepted::Enroll(stream)) => {
-                    serve_enroll(*stream, &dir).await.map_or_else(Seen::BrokenOff, Seen::Enrolment)
+                    serve_enroll(*stream, &dir, tls.cluster_trust()).await.map_or_else(Seen::BrokenOff, Seen::Enrolment)
                 }
                 Ok(Accepted::Mesh { peer, .. }) => Seen::Mesh(peer.name.to_string()),
                 Err(error) => Seen::Closed(error),
