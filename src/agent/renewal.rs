@@ -228,14 +228,13 @@ impl Keeper {
     /// Whom to ask: `None` is this host itself, or, where nothing is known, the issuer that it enrolled with.
     fn issuers(&self, directory: &Directory) -> Vec<Option<SocketAddr>> {
         let (me, trust) = (self.identity.node, directory.intentions.trust());
-        if trust.is_some_and(|trust| trust.issuers.contains(&me)) || issuer_of(&self.identity.certificates) == Some(me)
-        {
-            return vec![None];
-        }
         let named: Vec<NodeId> = match trust {
             Some(trust) => trust.issuers.clone(),
             None => issuer_of(&self.identity.certificates).into_iter().collect(),
         };
+        if named.contains(&me) {
+            return vec![None];
+        }
         let mut known: Vec<_> = named.iter().filter_map(|node| directory.nodes.get(node)).collect();
         // Those who answer and are under the right root first; among them another order for each host.
         known.sort_by_cached_key(|node| {

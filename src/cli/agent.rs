@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use super::enroll;
 use super::log;
 use super::output::{CliError, EXIT_USAGE};
 use crate::config::Config;
@@ -9,7 +10,7 @@ use crate::config::Config;
 /// Run the agent of this host
 ///
 /// Stops gracefully on SIGTERM and SIGINT: it says goodbye to the mesh, lets calls end, then exits. SIGHUP reads the
-/// files again.
+/// files again. A host without an identity enrols by itself with the token in the systemd credential weft.join-token.
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
     /// The configuration; service files are read from services.d beside it
@@ -26,6 +27,7 @@ pub(super) fn run(args: &Args) -> Result<(), CliError> {
         config.data_dir.clone_from(data_dir);
     }
     log::start(&config.log);
+    enroll::by_credential(&config)?;
     crate::agent::run(config).map_err(|error| CliError::failed(error.to_string(), ""))
 }
 

@@ -24,6 +24,7 @@ pub(super) struct Key {
 }
 
 /// Who signs.
+#[derive(Clone, Copy)]
 pub(super) enum Signer<'a> {
     /// An operator.
     Operator(&'a Operator),

@@ -96,7 +96,7 @@ mod tests {
             Trust { roots: vec![vec![1; ROOT_BYTES_MAX + 1]], ..good.clone() },
             Trust { issuers: Vec::new(), ..good.clone() },
             Trust { issuers: vec![NodeId([1; 16]); 2], ..good.clone() },
-            Trust { issuers: many(17), ..good.clone() },
+            Trust { issuers: many(17), ..good },
         ] {
             assert!(wrong.check().is_err(), "{wrong:?}");
         }

@@ -214,7 +214,7 @@ fn the_root_is_replaced_under_steady_calls() {
 
     authority(a, &["ca", "rotate", "switch"]).expect("weft ca rotate switch");
     let switched = status(a);
-    assert_eq!(words(&switched["roots"][0]), (new.clone(), json!(true), json!(3)));
+    assert_eq!(words(&switched["roots"][0]), (new, json!(true), json!(3)));
     authority(a, &["ca", "rotate", "finish"]).expect("weft ca rotate finish");
     for host in meshed {
         wait_for(&format!("{host} believes the new root alone"), PATIENCE, || {

@@ -136,6 +136,13 @@ impl Host {
         self.weft(&arguments).expect("weft token create").trim().to_owned()
     }
 
+    /// The id of a token that was made here.
+    #[track_caller]
+    pub(crate) fn token_id(&self, token: &str) -> String {
+        let bytes = data_encoding::BASE64URL_NOPAD.decode(token.trim_start_matches("weft1.").as_bytes());
+        data_encoding::HEXLOWER.encode(&bytes.expect("a token")[..8])
+    }
+
     /// Enrols with a fresh token of `issuer`, whose agent runs.
     pub(crate) fn enrol(&self, issuer: &Host) -> Result<(), String> {
         self.enrol_with(&issuer.token(&[]))
@@ -169,6 +176,12 @@ impl Host {
     /// Starts the agent and goes on.
     #[track_caller]
     pub(crate) fn spawn_agent(&self) {
+        self.spawn_agent_with("/nonexistent");
+    }
+
+    /// The same with the credentials that systemd would give it.
+    #[track_caller]
+    pub(crate) fn spawn_agent_with(&self, credentials: &str) {
         let log = self.agent_log();
         let before = fs::read_to_string(&log).unwrap_or_default().len();
         // `ip netns exec` hides the control groups, which a real host has; without them units are not known.
@@ -176,6 +189,7 @@ impl Host {
         let mut command = self.command("sh");
         command.args(["-c", script, WEFT, "agent", "--config"]).arg(self.folder.join("weft.toml"));
         command.arg("--data-dir").arg(self.data_dir()).env("RUST_BACKTRACE", "1");
+        command.env("CREDENTIALS_DIRECTORY", credentials);
         let agent = Process::start(&format!("agent of {}", self.name), &mut command, &log);
         *self.agent.lock().expect("agent") = Some(Started { agent, before });
     }

@@ -253,7 +253,7 @@ fn only_a_certificate_of_the_meshs_own_ca_opens_a_stream() {
 
 #[test]
 fn a_token_lets_one_host_in_once_and_in_time() {
-    let Some(fleet) = Fleet::raise(&["a", "b", "x"]) else { return };
+    let Some(fleet) = Fleet::raise(&["a", "b", "c", "x"]) else { return };
     fleet.mesh(&["a"]);
     let token = fleet["a"].token(&[]);
     let refused = |token: &str, why: &str| {
@@ -272,6 +272,23 @@ fn a_token_lets_one_host_in_once_and_in_time() {
     let short = fleet["a"].token(&["--ttl", "1s"]);
     std::thread::sleep(Duration::from_secs(2));
     refused(&short, "a token that has expired");
+    let taken = fleet["a"].token(&[]);
+    let data = fleet["a"].data_dir();
+    let id = fleet["a"].token_id(&taken);
+    let words = ["token", "revoke", &id, "--data-dir", data.to_str().expect("a path in UTF-8")];
+    fleet["a"].run(env!("CARGO_BIN_EXE_weft"), words).expect("weft token revoke");
+    refused(&taken, "a token that was taken back");
+    // An image that finds a token among its credentials needs nobody who types.
+    let credentials = fleet["c"].folder().join("credentials");
+    std::fs::create_dir(&credentials).expect("a folder");
+    std::fs::write(credentials.join("weft.join-token"), fleet["a"].token(&["--node", "c"])).expect("a credential");
+    for _ in 0..2 {
+        // The second time the token is used up, and not looked at.
+        fleet["c"].spawn_agent_with(credentials.to_str().expect("a path in UTF-8"));
+        fleet["c"].await_agent();
+        fleet.all_alive(&["a", "c"]);
+        fleet["c"].stop_agent();
+    }
     // The one who was let in belongs to the mesh.
     fleet["b"].start_agent();
     fleet.all_alive(&["a", "b"]);

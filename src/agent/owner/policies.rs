@@ -16,7 +16,7 @@ use tracing::{error, info, warn};
 use super::super::own::OwnError;
 use super::Owner;
 use crate::api::{Refused, Reply};
-use crate::identity::{PolicyRefused, Voucher, root_of, verify_record};
+use crate::identity::{PolicyRefused, Voucher, issuer_of, root_of, verify_record};
 use crate::model::{Intentions, MemberState, NodeId, Now, Policy, PolicyId, Record, RecordKind};
 use crate::policy::{Held, Policies, SUBJECTS_MAX};
 use crate::store::{FileChange, FilesDone, Registration};
@@ -40,7 +40,7 @@ pub(super) struct Desk {
     keep_at: Option<Instant>,
     surplus_at: Option<Instant>,
     voucher: Option<Voucher>,
-    /// What issuers have vouched for under a root that is in use no more is vouched for again.
+    /// What issuers have vouched for that count no more, or under a root that is in use no more, is vouched for again.
     vouch_again: bool,
     told_revoked: bool,
     /// Statements that no living host carries, by what they say, and since when.
@@ -181,6 +181,7 @@ impl Owner {
         let compiled = self.policies.compiled.clone();
         let issuers = compiled.trust().map(|trust| trust.issuers.clone());
         self.identity.cluster_trust().replace(compiled.revoked().clone(), issuers);
+        self.policies.vouch_again |= self.policies.voucher.is_some();
         self.expel_revoked();
     }
 
@@ -233,7 +234,11 @@ impl Owner {
             let roots: Vec<Vec<u8>> = self.identity.roots().map(<[u8]>::to_vec).collect();
             let is_old = |policy: &Policy| {
                 let proof = decode_policy(POLICY_FORMAT, &policy.body).ok().map(|(_, proof)| proof);
-                proof.is_some_and(|proof| root_of(&proof.certificates, &roots) != Some(0))
+                proof.is_some_and(|proof| {
+                    let issuer = issuer_of(&proof.certificates);
+                    let is_revoked = issuer.is_some_and(|issuer| self.identity.cluster_trust().is_revoked(issuer));
+                    is_revoked || root_of(&proof.certificates, &roots) != Some(0)
+                })
             };
             wanted.extend(self.policies.policies.vouched().into_iter().filter(|policy| is_old(policy)));
         }

@@ -1,6 +1,7 @@
 //! The whole road on one machine: real files in temporary directories, real TLS over 127.0.0.1. `enrolment` goes from
-//! `ca init` to a certificate, `refusals` is everything that must fail on the way, `handshakes` is what hosts do then.
+//! `ca init` to a certificate, `ca_life` is what comes after it, `refusals` is everything that must fail on the way, `handshakes` is what hosts do then.
 
+mod ca_life;
 mod enrolment;
 mod handshakes;
 mod refusals;
@@ -17,9 +18,9 @@ use tokio::sync::mpsc;
 
 use super::{
     AcceptError, Accepted, CaOptions, ClusterTrust, EnrollOutcome, Enrolled, Enrolling, Identity, IdentityError,
-    TlsContexts, accept_mesh, ca_init, enroll, serve_enroll, token_create,
+    PeerError, TlsContexts, accept_mesh, ca_init, enroll, serve_enroll, token_create,
 };
-use crate::model::NodeName;
+use crate::model::{NodeId, NodeName};
 
 const HOUR: Duration = Duration::from_secs(3600);
 
