@@ -2,6 +2,7 @@
 //! to withdrawal, `registering` what is taken, refused and kept, `operating` joins and reloads, `past` a disk that was set back,
 //! `poison` records that it must not die of twice, and hosts and services gone mad, `policies` what operators decide.
 
+mod cold_join;
 mod life;
 mod operating;
 mod past;
