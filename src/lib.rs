@@ -12,6 +12,7 @@ pub mod dns;
 pub mod gossip;
 pub mod health;
 pub mod identity;
+pub mod lobby;
 pub mod model;
 pub mod policy;
 pub mod proxy;

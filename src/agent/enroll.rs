@@ -1,6 +1,7 @@
 //! Enrolments that came to the mesh port: the connection is handed over by a proxy worker with the bytes it has read,
 //! and served here, off the data plane.
 
+use std::future::Future;
 use std::io;
 use std::path::PathBuf;
 use std::pin::Pin;
@@ -10,46 +11,65 @@ use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::{Semaphore, SemaphorePermit, mpsc};
 use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
 use tracing::{error, info, warn};
 
 use crate::identity::{EnrollOutcome, TlsContexts, serve_enroll};
+use crate::lobby::Place;
 use crate::proxy::EnrollConnection;
 
-/// Signing is cheap, the ledger's fsync is not; more wait in the queue.
+/// Requests answered at once: signing is cheap, the ledger's fsync is not. Others wait for their turn; connections without
+/// a request yet wait in their lobby, where they are in nobody's way.
 const CONCURRENT_MAX: usize = 8;
+/// Connections in all: as many as wait in the lobby, and as many again that have sent their request.
+const CONNECTIONS_MAX: usize = 512;
 /// A whole enrolment, handshake included.
 const DEADLINE: Duration = Duration::from_secs(20);
 
 /// Serves enrolments until the data plane ends.
 pub(super) async fn serve(mut connections: mpsc::Receiver<EnrollConnection>, tls: TlsContexts, data_dir: PathBuf) {
-    let places = Arc::new(Semaphore::new(CONCURRENT_MAX));
+    let (turns, slots) = (Arc::new(Semaphore::new(CONCURRENT_MAX)), Arc::new(Semaphore::new(CONNECTIONS_MAX)));
     while let Some(connection) = connections.recv().await {
-        let Ok(place) = places.clone().acquire_owned().await else { return };
+        // The client is told by the close.
+        let Ok(slot) = slots.clone().try_acquire_owned() else { continue };
+        let turns = turns.clone();
         let acceptor = TlsAcceptor::from(tls.enroll_server.clone());
         let data_dir = data_dir.clone();
         tokio::spawn(async move {
-            match timeout(DEADLINE, serve_one(connection, acceptor, data_dir)).await {
+            let EnrollConnection { tcp, received, place } = connection;
+            let served = tokio::select! {
+                served = timeout(DEADLINE, serve_one(tcp, received, acceptor, data_dir, turn(&place, &turns))) => served,
+                () = place.shown_out() => return,
+            };
+            match served {
                 Ok(Ok(outcome)) => report(&outcome),
                 Ok(Err(error)) => info!(error, "an enrolment ended early"),
                 Err(_) => info!("an enrolment took too long and was ended"),
             }
-            drop(place);
+            drop(slot);
         });
     }
 }
 
-async fn serve_one(
-    connection: EnrollConnection,
+/// Waits for a request's turn. From here on it is not shown out: the token may be spent.
+async fn turn<'a>(place: &Place, turns: &'a Semaphore) -> Option<SemaphorePermit<'a>> {
+    place.prove();
+    turns.acquire().await.ok()
+}
+
+async fn serve_one<T>(
+    tcp: std::net::TcpStream,
+    received: Vec<u8>,
     acceptor: TlsAcceptor,
     data_dir: PathBuf,
+    turn: impl Future<Output = T>,
 ) -> Result<EnrollOutcome, String> {
-    let tcp = TcpStream::from_std(connection.tcp).map_err(|error| error.to_string())?;
-    let stream = Prefixed { received: connection.received, taken: 0, tcp };
+    let tcp = TcpStream::from_std(tcp).map_err(|error| error.to_string())?;
+    let stream = Prefixed { received, taken: 0, tcp };
     let tls = acceptor.accept(stream).await.map_err(|error| format!("TLS: {error}"))?;
-    serve_enroll(tls, &data_dir).await.map_err(|error| error.to_string())
+    serve_enroll(tls, &data_dir, turn).await.map_err(|error| error.to_string())
 }
 
 fn report(outcome: &EnrollOutcome) {

@@ -87,6 +87,7 @@ pub(super) async fn start_dns(
     let entered = runtime.handle().clone();
     let bound = in_runtime(&entered, dns::bind(settings)).await?;
     sources.dns = Some(bound.counters());
+    sources.lobbies.push(("dns", bound.lobby()));
     spawn("weft-dns", runtime, bound.run(directory, Some(vip_asked), shutdown))
 }
 
@@ -210,6 +211,8 @@ impl Services<'_> {
         let handle = runtime.handle().clone();
         let bound = in_runtime(&handle, api::bind(settings)).await?;
         sources.api = Some(bound.counters());
+        let [tcp, socket] = bound.lobbies();
+        sources.lobbies.extend([("api", tcp), ("api-socket", socket)]);
         let (health_sender, health_events) = mpsc::channel(EVENT_QUEUE);
         let (api_sender, api_commands) = mpsc::channel(API_QUEUE);
         let (updated_sender, updated) = mpsc::channel(CHECK_QUEUE);

@@ -48,8 +48,13 @@ pub enum EnrollOutcome {
     Failed(IdentityError),
 }
 
-/// Serves one request on a connection that `enroll_server` accepted. An error means that the connection ended first.
-pub async fn serve_enroll<IO>(mut stream: TlsStream<IO>, data_dir: &Path) -> io::Result<EnrollOutcome>
+/// Serves one request on a connection that `enroll_server` accepted. An error means that the connection ended first. Once
+/// the request is there, `turn` is awaited, and what it gives is held until there is an answer.
+pub async fn serve_enroll<IO, T>(
+    mut stream: TlsStream<IO>,
+    data_dir: &Path,
+    turn: impl Future<Output = T>,
+) -> io::Result<EnrollOutcome>
 where
     IO: AsyncRead + AsyncWrite + Unpin,
 {
@@ -65,10 +70,12 @@ where
             Err(error) => return Err(error),
         };
         let home = data_dir.to_owned();
+        let turn = turn.await;
         // Files are read, synced and locked on the way: no work for the thread that carries other connections.
         let answer =
             tokio::task::spawn_blocking(move || answer(&home, request, peer.as_ref(), &binding, SystemTime::now()));
         let (reply, outcome) = answer.await.map_err(io::Error::other)?;
+        drop(turn);
         write_message(&mut stream, &reply, REPLY_BYTES_MAX).await?;
         let _ = stream.shutdown().await;
         Ok(outcome)
