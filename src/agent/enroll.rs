@@ -5,14 +5,14 @@ use std::future::Future;
 use std::io;
 use std::path::PathBuf;
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::sync::{Semaphore, SemaphorePermit, mpsc};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 use tokio_rustls::TlsAcceptor;
 use tracing::{error, info, warn};
 
@@ -25,16 +25,19 @@ use crate::proxy::EnrollConnection;
 const CONCURRENT_MAX: usize = 8;
 /// Connections in all: as many as wait in the lobby, and as many again that have sent their request.
 const CONNECTIONS_MAX: usize = 512;
+/// Between two lines in the log about enrolments that came to nothing.
+const TELL_INTERVAL: Duration = Duration::from_secs(1);
 /// A whole enrolment, handshake included.
 const DEADLINE: Duration = Duration::from_secs(20);
 
 /// Serves enrolments until the data plane ends.
 pub(super) async fn serve(mut connections: mpsc::Receiver<EnrollConnection>, tls: TlsContexts, data_dir: PathBuf) {
     let (turns, slots) = (Arc::new(Semaphore::new(CONCURRENT_MAX)), Arc::new(Semaphore::new(CONNECTIONS_MAX)));
+    let told = Arc::new(Told::default());
     while let Some(connection) = connections.recv().await {
         // The client is told by the close.
         let Ok(slot) = slots.clone().try_acquire_owned() else { continue };
-        let turns = turns.clone();
+        let (turns, told) = (turns.clone(), told.clone());
         let acceptor = TlsAcceptor::from(tls.enroll_server.clone());
         let data_dir = data_dir.clone();
         tokio::spawn(async move {
@@ -45,11 +48,28 @@ pub(super) async fn serve(mut connections: mpsc::Receiver<EnrollConnection>, tls
             };
             match served {
                 Ok(Ok(outcome)) => report(&outcome),
-                Ok(Err(error)) => info!(error, "an enrolment ended early"),
-                Err(_) => info!("an enrolment took too long and was ended"),
+                // Anybody can connect: strangers do not fill the log.
+                Ok(Err(error)) if told.may_tell() => info!(error, "an enrolment ended early"),
+                Err(_) if told.may_tell() => info!("an enrolment took too long and was ended"),
+                Ok(Err(_)) | Err(_) => {}
             }
             drop(slot);
         });
+    }
+}
+
+/// When an enrolment that came to nothing was last written to the log.
+#[derive(Default)]
+struct Told(Mutex<Option<Instant>>);
+
+impl Told {
+    fn may_tell(&self) -> bool {
+        let mut last = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let may = last.is_none_or(|last| last.elapsed() >= TELL_INTERVAL);
+        if may {
+            *last = Some(Instant::now());
+        }
+        may
     }
 }
 

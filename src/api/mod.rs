@@ -17,6 +17,8 @@ mod explain;
 mod filter;
 #[cfg(test)]
 mod fixtures_tests;
+#[doc(hidden)]
+pub mod fuzzed;
 mod guard;
 mod keyring;
 mod local;

@@ -9,6 +9,8 @@
 mod answer;
 mod counters;
 mod forwarder;
+#[doc(hidden)]
+pub mod fuzzed;
 mod limits;
 mod query;
 mod reply;

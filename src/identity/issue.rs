@@ -109,7 +109,7 @@ pub(super) fn answer(
 }
 
 /// Why nothing is issued.
-enum Refusal {
+pub(super) enum Refusal {
     Code(RefusalCode),
     Error(IdentityError),
 }
@@ -179,7 +179,7 @@ fn check_clock(theirs_unix_s: u64, now: SystemTime) -> Result<(), RefusalCode> {
 }
 
 /// The key of a certificate request whose own signature holds. Nothing else in it counts.
-fn key_in(csr: &Blob) -> Result<PublicKey, Refusal> {
+pub(super) fn key_in(csr: &Blob) -> Result<PublicKey, Refusal> {
     let csr = CertificateSigningRequestDer::from(csr.0.as_slice());
     let params = CertificateSigningRequestParams::from_der(&csr).map_err(|_| RefusalCode::Malformed)?;
     let key = params.public_key;

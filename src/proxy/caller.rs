@@ -75,7 +75,10 @@ pub(super) async fn serve(
         }
     };
     drop(directory);
-    let caller = worker.caller_of(&app, client, vip, port).await;
+    let caller = tokio::select! {
+        caller = worker.caller_of(&app, client, vip, port) => caller,
+        () = place.shown_out() => return abort(app),
+    };
     if service.protocol.is_http() {
         let target = http::Target::new(service.name.clone(), tag, caller.as_ref(), &worker.settings.cluster, place);
         drop(service);
@@ -127,9 +130,11 @@ async fn call_here(worker: &Rc<Worker>, call: &Call, chosen: &Chosen, mut app: T
         abort(app);
         return Try::Over;
     }
-    let Ok(mut service) = deliver::connect(&chosen.endpoint.instance, &worker.settings).await else {
-        return Try::Elsewhere(app);
+    let connected = tokio::select! {
+        connected = deliver::connect(&chosen.endpoint.instance, &worker.settings) => connected,
+        () = call.place.shown_out() => return crowded_out(chosen, app),
     };
+    let Ok(mut service) = connected else { return Try::Elsewhere(app) };
     worker.counters.direct.one();
     chosen.endpoint.stats.cells.answered(chosen.begun.elapsed());
     let carried = carry_directly(&mut app, &mut service, worker.settings.idle_timeout, &worker.scratch, &call.place);
@@ -178,7 +183,11 @@ async fn call_there(worker: &Rc<Worker>, call: &Call, chosen: &Chosen, mut app: 
             Carried::Lost(back, _) => app = back,
         }
     }
-    let link = match worker.connect(node).await {
+    let connected = tokio::select! {
+        connected = worker.connect(node) => connected,
+        () = call.place.shown_out() => return crowded_out(chosen, app),
+    };
+    let link = match connected {
         Ok(link) => link,
         Err(error) => return accuse(worker, node, &error, app),
     };
@@ -187,6 +196,13 @@ async fn call_there(worker: &Rc<Worker>, call: &Call, chosen: &Chosen, mut app: 
         Carried::Refused(back) => Try::Elsewhere(back),
         Carried::Lost(back, error) => accuse(worker, node, &error, back),
     }
+}
+
+/// Nothing has moved yet, and others need the place.
+fn crowded_out(chosen: &Chosen, app: TcpStream) -> Try {
+    chosen.ended(false);
+    abort(app);
+    Try::Over
 }
 
 /// The host did not take the call; that is told, unless the fault is this host's own.

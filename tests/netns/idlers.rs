@@ -23,7 +23,8 @@ use crate::process::{Process, wait_for};
 const THREADS: u64 = 8;
 /// A connection that nobody accepts for so long is given up.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
-const SWEEP: Duration = Duration::from_millis(200);
+/// Between two looks at all connections.
+const SWEEP: Duration = Duration::from_secs(1);
 /// Descriptors beside the connections.
 const OTHER_FILES: u64 = 200;
 

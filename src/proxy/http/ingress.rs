@@ -13,6 +13,7 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Request, Response, StatusCode, Version};
 use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::io::Interest;
 use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep, timeout};
 use tracing::debug;
@@ -66,8 +67,9 @@ pub(in crate::proxy) async fn serve(worker: Rc<Worker>, tcp: TcpStream, target: 
         () = target.place.shown_out() => return,
     };
     let ended = match first {
-        Ok(Ok(true)) => serve_http2(&worker, tcp, target).await,
-        Ok(Ok(false)) => serve_http1(&worker, tcp, target).await,
+        // On the heap from here on, so that a connection that says nothing costs little.
+        Ok(Ok(true)) => Box::pin(serve_http2(&worker, tcp, target)).await,
+        Ok(Ok(false)) => Box::pin(serve_http1(&worker, tcp, target)).await,
         Ok(Err(_)) | Err(_) => return,
     };
     if let Err(error) = ended {
@@ -90,6 +92,10 @@ async fn speaks_http2(tcp: &TcpStream) -> io::Result<bool> {
             return Ok(true);
         }
         sleep(pause).await;
+        // What was peeked at hides the end behind it.
+        if tcp.ready(Interest::READABLE).await?.is_read_closed() {
+            return Ok(false);
+        }
         pause = (pause * 2).min(PREFACE_PAUSE_MAX);
     }
 }
