@@ -13,8 +13,8 @@ use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::SeedableRng;
 use weft::catalog::{self, Catalog, Relay};
 use weft::model::{
-    CatalogMessage, CheckStatus, Directory, Freshness, Health, Instance, MemberState, Node, NodeFacts, NodeId, NodeName,
-    Protocol, Record, Service, ServiceId, ServiceName, Tag, VipTarget, Want, Weights,
+    CatalogMessage, CheckStatus, Directory, Freshness, Health, Instance, MemberState, Node, NodeFacts, NodeId,
+    NodeName, Protocol, Record, Service, ServiceId, ServiceName, Tag, VipTarget, Want, Weights,
 };
 use weft::policy::Policies;
 use weft::swim::{self, Swim};

@@ -10,11 +10,11 @@
 
 mod admit;
 mod control;
-mod descriptors;
 mod directory;
 mod enroll;
 mod kept;
 mod keyring;
+mod limits;
 mod metrics;
 mod own;
 mod owner;
@@ -148,7 +148,7 @@ pub fn run(config: Config) -> Result<(), AgentError> {
 }
 
 async fn run_here(config: Config) -> Result<(), AgentError> {
-    descriptors::raise();
+    limits::set();
     let opened = Store::open(&config.data_dir, STORE_DEADLINE)?;
     if let Some(aside) = &opened.moved_aside {
         warn!(kept = %aside.path.display(), reason = aside.reason, "the catalog cache was moved aside; gossip refills it");

@@ -159,7 +159,8 @@ async fn accept(worker: Rc<Worker>, listener: Listener) {
         match accepting.accept().await {
             Ok((tcp, client)) => worker.clone().take(&listener, tcp, client),
             Err(error) => {
-                let lobby = if matches!(listener, Listener::Mesh(_)) { &worker.lobbies.mesh } else { &worker.lobbies.calls };
+                let lobby =
+                    if matches!(listener, Listener::Mesh(_)) { &worker.lobbies.mesh } else { &worker.lobbies.calls };
                 if lobby.accept_failed() {
                     warn!(%error, "a connection could not be accepted; if files ran out, raise LimitNOFILE");
                 }

@@ -71,9 +71,7 @@ fn ten_thousand_idle_connections_to_each_port_leave_others_served() {
         json!({ "target": format!("{}:{port}", one.address()), "from": SOURCES, "count": IDLE,
                 "per_second": AGAIN_PER_SECOND, "first": hex(first) })
     };
-    let inside = |target: &str, first: &[&[u8]]| {
-        json!({ "target": target, "count": IDLE, "per_second": AGAIN_PER_SECOND, "first": hex(first) })
-    };
+    let inside = |target: &str, first: &[&[u8]]| json!({ "target": target, "count": IDLE, "per_second": AGAIN_PER_SECOND, "first": hex(first) });
     let shaken = |port: u16, protocol: &str| {
         json!({ "target": format!("{}:{port}", one.address()), "from": SOURCES, "count": IDLE_AFTER_HANDSHAKE,
                 "per_second": 20, "identity": identity, "protocol": protocol })
@@ -118,12 +116,18 @@ fn ten_thousand_idle_connections_to_each_port_leave_others_served() {
     for port in ["gossip", "mesh", "enroll", "api", "api-socket", "dns", "calls"] {
         let label = format!("port=\"{port}\"");
         let of = |name: &str| one.metric(name, &label);
-        println!("{port}: {} wait, {} made room", of("weft_half_open_connections"), of("weft_half_open_crowded_out_total"));
+        println!(
+            "{port}: {} wait, {} made room",
+            of("weft_half_open_connections"),
+            of("weft_half_open_crowded_out_total")
+        );
         assert!(of("weft_half_open_crowded_out_total") > 0.0, "nobody had to make room at {port}");
     }
     let peak_kib = one.agent_rss_peak_kib();
     println!("longest waits without: {quiet:?}\nlongest waits with:    {besieged:?}");
-    println!("enrolled in {enrolled:?}, joined in {joined:?}; {waiting} half-open, {crowded_out} made room, {failed} accepts failed");
+    println!(
+        "enrolled in {enrolled:?}, joined in {joined:?}; {waiting} half-open, {crowded_out} made room, {failed} accepts failed"
+    );
     println!("memory: {} MiB before, {} MiB at most", before_kib / 1024, peak_kib / 1024);
     for (what, idlers) in idlers {
         let Held { opened, closed } = idlers.end();

@@ -90,7 +90,8 @@ type Idle = (Socket, Option<ClientConnection>);
 
 /// The job `idlers`.
 pub(crate) fn hold(orders: &Value) {
-    let (count, per_second) = (orders["count"].as_u64().expect("count"), orders["per_second"].as_u64().expect("per_second"));
+    let (count, per_second) =
+        (orders["count"].as_u64().expect("count"), orders["per_second"].as_u64().expect("per_second"));
     let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
     assert!(
         maximum.is_none_or(|files| files >= count + OTHER_FILES),
@@ -104,8 +105,14 @@ pub(crate) fn hold(orders: &Value) {
             Ok(address) => address.into(),
             Err(_) => SockAddr::unix(target).expect("a socket's path"),
         },
-        from: list("from").iter().map(|address| address.as_str().expect("an address").parse().expect("an address")).collect(),
-        first: list("first").iter().map(|hex| HEXLOWER.decode(hex.as_str().expect("hex").as_bytes()).expect("hex")).collect(),
+        from: list("from")
+            .iter()
+            .map(|address| address.as_str().expect("an address").parse().expect("an address"))
+            .collect(),
+        first: list("first")
+            .iter()
+            .map(|hex| HEXLOWER.decode(hex.as_str().expect("hex").as_bytes()).expect("hex"))
+            .collect(),
         tls: orders["identity"].as_str().map(|folder| session(folder, orders["protocol"].as_str().expect("protocol"))),
         opened: AtomicU64::new(0),
         closed: AtomicU64::new(0),
@@ -144,7 +151,8 @@ impl Holder {
         let (mut begun, mut budget) = (0, 0.0_f64);
         let mut last = Instant::now();
         while !self.stop.load(Ordering::Relaxed) {
-            while (held.len() as u64) < share && (begun < share || budget >= 1.0) && !self.stop.load(Ordering::Relaxed) {
+            while (held.len() as u64) < share && (begun < share || budget >= 1.0) && !self.stop.load(Ordering::Relaxed)
+            {
                 if begun >= share {
                     budget -= 1.0;
                 }

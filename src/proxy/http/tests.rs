@@ -25,8 +25,8 @@ use crate::model::{
     ServiceName, Weights,
 };
 use crate::proxy::traffic::Registry;
-use crate::proxy::{Lobbies, Settings};
 use crate::proxy::worker::{Parts, Worker};
+use crate::proxy::{Lobbies, Settings};
 
 const PATIENCE: Duration = Duration::from_secs(20);
 /// What a test can wait for; the others send their requests at once.
@@ -432,7 +432,8 @@ fn a_head_of_one_byte_at_a_time_is_cut_off_at_its_deadline() {
     run(async {
         let mesh = mesh(Vec::new()).await;
         // All that a client may do to seem alive: HTTP/1.1 by letters, and the beginning of HTTP/2 without its end.
-        for head in [&b"GET / HTTP/1.1\r\nHost: web\r\nX-Slow: ........................................"[..], b"PRI *"] {
+        for head in [&b"GET / HTTP/1.1\r\nHost: web\r\nX-Slow: ........................................"[..], b"PRI *"]
+        {
             let begun = tokio::time::Instant::now();
             let mut application = mesh.application().await;
             for byte in head {
