@@ -46,6 +46,8 @@ pub(super) enum Refusal {
     NotGranted,
     /// Another host speaks in this one's name.
     OwnName,
+    /// The origin is not believed any more.
+    Revoked,
     /// A policy whose operator's certificate does not chain to the cluster's roots, has ended, or is no operator's.
     Operator,
     /// A policy that its operator did not sign so.
@@ -60,6 +62,7 @@ impl Refusal {
             Refusal::Malformed => "malformed",
             Refusal::NotGranted => "not_granted",
             Refusal::OwnName => "own_name",
+            Refusal::Revoked => "revoked",
             Refusal::Operator => "operator",
             Refusal::OperatorSignature => "operator_signature",
         }
@@ -92,6 +95,7 @@ impl Gate {
         #[cfg(test)]
         super::quarantine::strike(record, "poison-judge");
         let judged = match record.header().kind {
+            _ if identity.cluster_trust().is_revoked(record.origin()) => Err(Refusal::Revoked),
             RecordKind::NODE if !record.header().tombstone => self.judge_node(identity, record, now),
             _ => match self.proven.get(&record.origin()) {
                 None => return self.wait(record),
@@ -174,6 +178,11 @@ impl Gate {
         self.proven.insert(peer.node, peer);
     }
 
+    /// True if anything of this host is believed, or waits to be.
+    pub(super) fn knows(&self, node: NodeId) -> bool {
+        self.proven.contains_key(&node) || self.waiting.contains_key(&node)
+    }
+
     /// The hosts whose certificates are believed.
     pub(super) fn origins(&self) -> impl Iterator<Item = NodeId> {
         self.proven.keys().copied()
@@ -230,6 +239,7 @@ impl Gate {
             Refusal::Malformed,
             Refusal::NotGranted,
             Refusal::OwnName,
+            Refusal::Revoked,
             Refusal::Operator,
             Refusal::OperatorSignature,
         ];
@@ -313,13 +323,13 @@ mod tests {
     use bytes::Bytes;
 
     use super::*;
-    use crate::identity::ca_init;
+    use crate::identity::{CaOptions, ca_init};
     use crate::model::{Header, NodeName, ServiceId, Version};
 
     /// A host of the cluster, and a gate that has not met it.
     fn stranger() -> (tempfile::TempDir, Identity, Gate) {
         let dir = tempfile::tempdir().unwrap();
-        ca_init(dir.path(), "prod", &NodeName::parse("web-01").unwrap()).unwrap();
+        ca_init(dir.path(), "prod", &NodeName::parse("web-01").unwrap(), &CaOptions::default()).unwrap();
         let identity = Identity::load(dir.path()).unwrap();
         (dir, identity, Gate::default())
     }

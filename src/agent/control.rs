@@ -206,7 +206,7 @@ impl Control {
             Some(found) = self.found.recv() => self.join(found),
             Some(seeds) = self.resolved.recv() => self.owner.set_seeds(seeds),
             Some(renewed) = self.renewal.next() => {
-                if let Err(error) = self.owner.renew(renewed) {
+                if let Err(error) = self.owner.renew(renewed.identity, renewed.voucher) {
                     error!(%error, "the renewed certificate could not be published");
                 }
             }

@@ -16,7 +16,7 @@ use tokio::time::{Instant, timeout};
 use tokio_rustls::TlsAcceptor;
 use tracing::{error, info, warn};
 
-use crate::identity::{EnrollOutcome, TlsContexts, serve_enroll};
+use crate::identity::{ClusterTrust, EnrollOutcome, TlsContexts, serve_enroll};
 use crate::lobby::Place;
 use crate::proxy::EnrollConnection;
 
@@ -39,11 +39,12 @@ pub(super) async fn serve(mut connections: mpsc::Receiver<EnrollConnection>, tls
         let Ok(slot) = slots.clone().try_acquire_owned() else { continue };
         let (turns, told) = (turns.clone(), told.clone());
         let acceptor = TlsAcceptor::from(tls.enroll_server.clone());
-        let data_dir = data_dir.clone();
+        let (data_dir, trust) = (data_dir.clone(), tls.cluster_trust().clone());
         tokio::spawn(async move {
             let EnrollConnection { tcp, received, place } = connection;
+            let serving = serve_one((tcp, received), acceptor, data_dir, trust, turn(&place, &turns));
             let served = tokio::select! {
-                served = timeout(DEADLINE, serve_one(tcp, received, acceptor, data_dir, turn(&place, &turns))) => served,
+                served = timeout(DEADLINE, serving) => served,
                 () = place.shown_out() => return,
             };
             match served {
@@ -80,21 +81,23 @@ async fn turn<'a>(place: &Place, turns: &'a Semaphore) -> Option<SemaphorePermit
 }
 
 async fn serve_one<T>(
-    tcp: std::net::TcpStream,
-    received: Vec<u8>,
+    (tcp, received): (std::net::TcpStream, Vec<u8>),
     acceptor: TlsAcceptor,
     data_dir: PathBuf,
+    trust: ClusterTrust,
     turn: impl Future<Output = T>,
 ) -> Result<EnrollOutcome, String> {
     let tcp = TcpStream::from_std(tcp).map_err(|error| error.to_string())?;
     let stream = Prefixed { received, taken: 0, tcp };
     let tls = acceptor.accept(stream).await.map_err(|error| format!("TLS: {error}"))?;
-    serve_enroll(tls, &data_dir, turn).await.map_err(|error| error.to_string())
+    serve_enroll(tls, &data_dir, &trust, turn).await.map_err(|error| error.to_string())
 }
 
 fn report(outcome: &EnrollOutcome) {
     match outcome {
         EnrollOutcome::Issued { node, name, renewed } => info!(%name, %node, renewed, "a certificate was issued"),
+        EnrollOutcome::Issuer { node, name } => info!(%name, %node, "another host issues certificates from now on"),
+        EnrollOutcome::Greeted => {}
         EnrollOutcome::Refused(reason) => warn!(?reason, "an enrolment was refused"),
         EnrollOutcome::Failed(error) => error!(%error, "an enrolment could not be served"),
     }

@@ -44,7 +44,7 @@ use crate::catalog::{self, Catalog};
 use crate::config::{self, Config, default_advertise};
 use crate::gossip;
 use crate::identity::{Groups, Identity, IdentityError, TlsContexts, Voucher, prove_claim, verify_claim};
-use crate::model::{Claim, Directory, NodeFacts, NodeId};
+use crate::model::{Claim, Directory, MemberState, NodeFacts, NodeId};
 use crate::proxy;
 use crate::store::{Opened, Store, StoreError};
 use crate::swim::{self, Swim};
@@ -251,6 +251,7 @@ async fn run_here(config: Config) -> Result<(), AgentError> {
     let mut sources = metrics::Sources::new(directory.clone(), tallied, gossip_sources, keyring_in_force, &proxy);
     sources.lobbies.push(("gossip", gossip_lobby));
     let dns = threads::start_dns(&config, directory.clone(), vip_asked, shutdown.clone(), &mut sources).await?;
+    let (decided, decisions) = (directory.clone(), changed.clone());
     let services = threads::Services {
         config: &config,
         directory,
@@ -272,7 +273,7 @@ async fn run_here(config: Config) -> Result<(), AgentError> {
     let (services, inlets) = services.start(sources).await?;
     let threads::ServiceEvents { health, updated, api } = inlets;
     let inlets = Inlets { gossip: gossip_events, proxy: proxy_events, health, updated, api };
-    let renewal = renewal::Renewal::start(identity, config.data_dir.clone(), tls);
+    let renewal = renewal::Renewal::start(identity, config.data_dir.clone(), tls, decided, decisions);
     let parts = vec![("DNS", dns.alive()), ("the API", services.alive())];
     let control = Control::new(owner, config, inlets, renewal, keyring, parts)?;
     info!("weft is ready");
@@ -312,7 +313,14 @@ async fn bind_gossip(
     let contexts = tls.clone();
     let identify = move |chain: &[CertificateDer<'_>]| contexts.peer(Some(chain)).ok().map(|peer| peer.node);
     let claimed_in = identity.cluster.clone();
-    let check_claim = move |claim: &Claim| verify_claim(&claimed_in, claim).map(Some).map_err(|error| error.as_str());
+    let trust = identity.cluster_trust().clone();
+    let check_claim = move |claim: &Claim| {
+        // That it left is all that is still believed of a revoked host.
+        if claim.state != MemberState::Left && trust.is_revoked(claim.node) {
+            return Err("revoked");
+        }
+        verify_claim(&claimed_in, claim).map(Some).map_err(|error| error.as_str())
+    };
     let settings = gossip::Settings {
         listen: config.gossip.listen,
         cluster: identity.cluster.clone(),

@@ -205,6 +205,7 @@ impl Services<'_> {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             writes_over_tcp: true,
             capture: Some(capture.to_owned()),
+            roots: identity.roots().map(<[u8]>::to_vec).collect(),
             limits: api::Limits::default(),
         };
         let runtime = runtime()?;

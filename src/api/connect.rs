@@ -166,9 +166,16 @@ struct Form<'a> {
     current: Option<&'a Intention>,
 }
 
-/// `GET /v1/weft/policy`: of the intention that is asked for, else of the default policy.
+/// `GET /v1/weft/policy`: of the intention, the trusted roots (`?trust`) or the host (`?revocation=ID`) that is asked for, else
+/// of the default policy.
 pub(super) fn form(asked: &Asked, view: &View<'_>) -> Answer {
+    let (trust, revocation) = (asked.query.switch("trust") == Ok(true), asked.query.first("revocation"));
     let id = match (asked.query.first("source"), asked.query.first("destination")) {
+        _ if trust => PolicyId::Trust,
+        _ if revocation.is_some() => match revocation.unwrap_or_default().parse() {
+            Ok(node) => PolicyId::Revocation(node),
+            Err(_) => return bad("`revocation` takes a host's id, 32 hex digits"),
+        },
         (None, None) => PolicyId::Default,
         _ => match (pattern(asked, "source"), pattern(asked, "destination")) {
             (Ok(source), Ok(destination)) => PolicyId::Intention { source, destination },
@@ -256,6 +263,8 @@ fn shape<'a>(view: &View<'_>, intention: &'a Intention, standing: &'a Standing) 
     let last = UNIX_EPOCH + Duration::from_secs(253_402_300_799);
     let at = humantime::format_rfc3339_seconds(at.min(last)).to_string();
     let what = |change: &crate::model::Change| match change {
+        // Never about an intention.
+        Change::Revocation(_) | Change::Trust(_) => String::new(),
         Change::Delete(_) => "delete".to_owned(),
         Change::Default(action) => action.to_string(),
         Change::Intention(other) if other.permissions.is_empty() => other.action.to_string(),

@@ -32,6 +32,7 @@ pub fn request(data: &[u8], directory: &Directory) {
         version: "0".into(),
         writes_over_tcp: true,
         capture: None,
+        roots: Vec::new(),
         limits: Limits::default(),
     };
     let _ = (keyring::decide(&asked), waiting(&asked, settings.limits.wait_max), resource(&asked));

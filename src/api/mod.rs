@@ -33,6 +33,7 @@ mod socket;
 #[cfg(test)]
 pub(crate) mod specimen;
 mod telemetry;
+mod trust;
 mod watch;
 mod whoami;
 mod write_deadline;
@@ -81,6 +82,8 @@ pub struct Settings {
     pub writes_over_tcp: bool,
     /// How calls to VIPs are taken, `redirect` or `bind`, for `/v1/weft/explain`; `None` if that is not known.
     pub capture: Option<String>,
+    /// Roots, DER, that this host believed when it started; later ones are in the directory.
+    pub roots: Vec<Vec<u8>>,
     /// Bounds on clients.
     pub limits: Limits,
 }

@@ -14,6 +14,7 @@ use super::own;
 use super::parameters::refuse;
 use super::request::Asked;
 use super::resolve::{Unresolved, resolve};
+use super::trust::trust;
 use crate::model::{Health, Service};
 
 /// What is to be done about a request.
@@ -266,6 +267,7 @@ fn read_own(path: &[&str], asked: &Asked, view: &View<'_>, asking: &Asking<'_>) 
     let answer = match (path, name) {
         (["status"], _) => json(asked, &own::status(directory, view.settings)),
         (["services"], name) => json(asked, &own::services(directory, name)),
+        (["trust"], _) => json(asked, &trust(view)),
         (["traffic"], _) => json(asked, &(view.traffic)()),
         (["resolve" | "explain" | "watch"], None) => {
             let sentence = format!("say which name: /v1/weft/{}?name=NAME", path.join("/"));

@@ -24,6 +24,7 @@ pub(crate) fn settings() -> Settings {
         version: "0.1.0".into(),
         writes_over_tcp: true,
         capture: Some("redirect".into()),
+        roots: vec![vec![1, 2, 3]],
         limits: Limits::default(),
     }
 }

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use super::output::{CliError, Globals, print, print_json};
-use crate::identity::enroll;
+use crate::identity::{Enrolling, enroll};
 use crate::model::NodeName;
 
 /// Enrol this host with a join token
@@ -19,6 +19,9 @@ pub(super) struct Args {
     /// This host's name, as `node.name` says it [default: the host name]
     #[arg(long, value_name = "NAME")]
     node: Option<NodeName>,
+    /// Become a new host, with an id of its own: for one whose identity was revoked
+    #[arg(long)]
+    new_identity: bool,
     /// Where the identity is kept
     #[arg(long, value_name = "DIR", default_value = "/var/lib/weft")]
     data_dir: PathBuf,
@@ -29,10 +32,11 @@ pub(super) fn run(args: &Args, globals: &Globals) -> Result<(), CliError> {
         Some(name) => name.clone(),
         None => host_name()?,
     };
+    let who = if args.new_identity { Enrolling::New } else { Enrolling::Same };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(|error| CliError::failed(format!("no runtime: {error}"), ""))?;
     let enrolled = runtime
-        .block_on(enroll(&args.token, &args.data_dir, &name))
+        .block_on(enroll(&args.token, &args.data_dir, &name, who))
         .map_err(|error| CliError::failed(error.to_string(), ""))?;
     if globals.json {
         return print_json(&enrolled);

@@ -1,17 +1,15 @@
 //! `weft intention`: who may call whom. What changes something is signed here, with the operator's key, and brought to the
 //! agent; the key never leaves this process.
 
-use std::path::PathBuf;
-use std::time::{SystemTime, UNIX_EPOCH};
-
 use clap::{Subcommand, ValueEnum};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::client::{Client, encode};
-use super::output::{CliError, EXIT_USAGE, Globals, Plain, Table, print, print_json};
+use super::decide::{Decision, Key, POLICY, Signer, usage};
+use super::output::{CliError, Globals, Plain, Table, print, print_json};
 use crate::identity::Operator;
-use crate::model::{Action, Change, Dot, Intention, NodeId, PathPattern, Pattern, Permission, PolicyId, Statement};
+use crate::model::{Action, Change, Intention, PathPattern, Pattern, Permission, PolicyId};
 
 /// Say who may call whom, in the whole cluster
 ///
@@ -46,13 +44,6 @@ enum Verb {
     Check(Check),
     /// Tell the default policy, or set it
     Default(Default),
-}
-
-#[derive(Debug, clap::Args)]
-struct Key {
-    /// The file with the operator's key, made by `weft ca operator` [default: $WEFT_OPERATOR]
-    #[arg(long, value_name = "FILE")]
-    operator: Option<PathBuf>,
 }
 
 #[derive(Debug, clap::Args)]
@@ -127,10 +118,8 @@ impl From<Word> for Action {
 /// What a decision has to name, as the agent tells it.
 #[derive(Debug, Deserialize)]
 struct Form {
-    cluster: String,
-    writer: String,
-    lamport: u64,
-    seen: Vec<(String, u64)>,
+    #[serde(flatten)]
+    decision: Decision,
     default: Action,
     default_is_set: bool,
     current: Option<Intention>,
@@ -186,7 +175,6 @@ struct Done<'a> {
     done: bool,
 }
 
-const POLICY: &str = "/v1/weft/policy";
 const INTENTIONS: &str = "/v1/connect/intentions";
 
 /// Runs the verb.
@@ -201,30 +189,8 @@ pub(super) fn run(args: &Args, globals: &Globals) -> Result<(), CliError> {
     }
 }
 
-fn usage(message: impl Into<String>, advice: &str) -> CliError {
-    CliError::failed(message, advice).exiting(EXIT_USAGE)
-}
-
 fn form_path(source: &Pattern, destination: &Pattern) -> String {
     format!("{POLICY}?source={}&destination={}", encode(source.as_str()), encode(destination.as_str()))
-}
-
-impl Key {
-    fn load(&self) -> Result<Operator, CliError> {
-        let from_environment = || std::env::var_os("WEFT_OPERATOR").filter(|path| !path.is_empty()).map(PathBuf::from);
-        let path = self.operator.clone().or_else(from_environment).ok_or_else(|| {
-            usage(
-                "an operator's key is needed to decide for the cluster",
-                "give --operator FILE or set WEFT_OPERATOR; on an issuer's host `weft ca operator NAME --out FILE` makes one",
-            )
-        })?;
-        let operator = Operator::load(&path).map_err(|error| CliError::failed(error.to_string(), ""))?;
-        if operator.not_after() <= SystemTime::now() {
-            let advice = "make another: weft ca operator NAME --out FILE";
-            return Err(CliError::failed(format!("the certificate in {} has ended", path.display()), advice));
-        }
-        Ok(operator)
-    }
 }
 
 impl Decide {
@@ -307,7 +273,7 @@ impl Default {
     }
 }
 
-/// Signs the decision and brings it to the agent.
+/// Signs the decision, brings it to the agent, and says so.
 fn bring(
     client: &Client,
     operator: &Operator,
@@ -316,29 +282,7 @@ fn bring(
     what: String,
     globals: &Globals,
 ) -> Result<(), CliError> {
-    if form.cluster != operator.cluster() {
-        let sentence = format!(
-            "{} is an operator of cluster {}, this host is of {}",
-            operator.name(),
-            operator.cluster(),
-            form.cluster
-        );
-        return Err(CliError::failed(sentence, "take the key of this cluster, or ask a host of the other: --api"));
-    }
-    let strange = || CliError::failed("the agent's answer is not understood", "compare `weft --version` on both sides");
-    let node = |text: &str| text.parse::<NodeId>().map_err(|_| strange());
-    let seen: Result<Vec<_>, CliError> =
-        form.seen.iter().map(|(writer, lamport)| Ok((node(writer)?, *lamport))).collect();
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    let statement = Statement {
-        dot: Dot { lamport: form.lamport, writer: node(&form.writer)? },
-        seen: seen?,
-        operator: operator.name().to_owned(),
-        at_unix_s: now.as_secs(),
-        change,
-    };
-    let body = operator.sign(&statement).map_err(|error| usage(error.to_string(), ""))?;
-    client.put_json(POLICY, &json!({ "Policy": data_encoding::BASE64.encode(&body) }))?;
+    form.decision.bring(client, Signer::Operator(operator), change)?;
     if globals.json {
         return print_json(&Done { what, operator: operator.name(), done: true });
     }

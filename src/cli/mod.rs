@@ -7,12 +7,14 @@ mod checks;
 mod client;
 mod color;
 mod completions;
+mod decide;
 mod deregister;
 mod dev;
 mod enroll;
 mod explain;
 mod force_leave;
 mod intention;
+mod issuer;
 mod join;
 mod keyring;
 mod leave;
@@ -26,10 +28,12 @@ mod output;
 mod register;
 mod reload;
 mod resolve;
+mod rotate;
 mod services;
 mod status;
 mod token;
 mod top;
+mod trust;
 mod validate;
 mod watch;
 mod whoami;
@@ -82,6 +86,7 @@ enum Verb {
     Keyring(keyring::Args),
     Intention(intention::Args),
     Ca(ca::Args),
+    Issuer(issuer::Args),
     Token(token::Args),
     Enroll(enroll::Args),
     Completions(completions::Args),
@@ -120,6 +125,7 @@ fn run(cli: Cli) -> Result<(), CliError> {
         Verb::Keyring(args) => keyring::run(&args, &globals),
         Verb::Intention(args) => intention::run(&args, &globals),
         Verb::Ca(args) => ca::run(&args, &globals),
+        Verb::Issuer(args) => issuer::run(&args, &globals),
         Verb::Token(args) => token::run(&args, &globals),
         Verb::Enroll(args) => enroll::run(&args, &globals),
         Verb::Members(args) => members::run(args, &globals),

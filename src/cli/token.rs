@@ -1,4 +1,4 @@
-//! `weft token`: join tokens, made and listed on the issuer whose ledger they are in.
+//! `weft token`: join tokens, made, listed and revoked on the issuer whose ledger they are in.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -7,11 +7,11 @@ use std::time::Duration;
 use clap::Subcommand;
 use serde::Serialize;
 
-use super::output::{CliError, Globals, Table, print, print_json};
-use crate::identity::{TokenInfo, token_create, token_list};
+use super::output::{CliError, EXIT_NOT_FOUND, Globals, Table, print, print_json};
+use crate::identity::{TokenInfo, token_create, token_list, token_revoke};
 use crate::model::NodeName;
 
-/// Make and list join tokens, on an issuer
+/// Make, list and revoke join tokens, on an issuer
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
     #[command(subcommand)]
@@ -25,6 +25,9 @@ enum Verb {
     Create(Create),
     /// List the tokens of the last month; their secrets are kept nowhere
     List(List),
+    /// Let nobody enrol with a token any more
+    #[command(after_help = "Example:\n  weft token revoke 0123456789abcdef")]
+    Revoke(Revoke),
 }
 
 #[derive(Debug, clap::Args)]
@@ -44,6 +47,15 @@ struct Create {
     /// The only host name that may enrol with it
     #[arg(long, value_name = "NAME")]
     node: Option<NodeName>,
+    /// Where the CA is kept
+    #[arg(long, value_name = "DIR", default_value = "/var/lib/weft")]
+    data_dir: PathBuf,
+}
+
+#[derive(Debug, clap::Args)]
+struct Revoke {
+    /// The token's id, as `weft token list` shows it
+    id: String,
     /// Where the CA is kept
     #[arg(long, value_name = "DIR", default_value = "/var/lib/weft")]
     data_dir: PathBuf,
@@ -72,7 +84,20 @@ pub(super) fn run(args: &Args, globals: &Globals) -> Result<(), CliError> {
     match &args.verb {
         Verb::Create(args) => create(args, globals),
         Verb::List(args) => list(args, globals),
+        Verb::Revoke(args) => revoke(args, globals),
     }
+}
+
+fn revoke(args: &Revoke, globals: &Globals) -> Result<(), CliError> {
+    let found = token_revoke(&args.data_dir, &args.id).map_err(|error| CliError::failed(error.to_string(), ""))?;
+    if !found {
+        let sentence = format!("there is no token {}", args.id);
+        return Err(CliError::failed(sentence, "weft token list shows those of this issuer").exiting(EXIT_NOT_FOUND));
+    }
+    if globals.json {
+        return print_json(&serde_json::json!({ "id": args.id, "revoked": true }));
+    }
+    print(&format_args!("token {} is revoked; hosts that have enrolled with it stay\n", args.id))
 }
 
 fn create(args: &Create, globals: &Globals) -> Result<(), CliError> {

@@ -16,7 +16,7 @@ use super::Counters;
 use crate::model::{Claim, MemberState, NodeId, NodeName};
 
 /// Checks one claim. Gives the start that its host proves with it, if it proves one, or why it is not believed: `unsigned`, `malformed`,
-/// `other_host` or `signature`.
+/// `other_host`, `signature` or `revoked`.
 pub type CheckClaim = Arc<dyn Fn(&Claim) -> Result<Option<u64>, &'static str> + Send + Sync>;
 
 /// Wrong claims that one teller may make within a second; the rest of its new claims is dropped until the second ends. A check costs

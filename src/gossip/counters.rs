@@ -81,6 +81,8 @@ counters! {
     claims_refused_other_host,
     /// Claims that their host did not sign.
     claims_refused_signature,
+    /// Claims of hosts that are revoked, or about them.
+    claims_refused_revoked,
     /// Claims not looked at, because their teller made too many wrong ones within a second, or datagrams brought too many new ones.
     claims_refused_over_rate,
     /// Streams accepted from other hosts, handshake done.
@@ -107,6 +109,7 @@ impl Counters {
             "unsigned" => &self.claims_refused_unsigned,
             "malformed" => &self.claims_refused_malformed,
             "other_host" => &self.claims_refused_other_host,
+            "revoked" => &self.claims_refused_revoked,
             _ => &self.claims_refused_signature,
         };
         counter.increment();

@@ -18,9 +18,12 @@ use rcgen::{
     SanType, SerialNumber,
 };
 
+use x509_parser::certificate::X509Certificate;
+use x509_parser::prelude::FromDer as _;
+
 use super::IdentityError;
-use crate::model::NodeName;
 pub(super) use crate::model::glob_matches;
+use crate::model::{NodeId, NodeName};
 
 /// The DNS name in every node certificate. It is the same for all, so that any TLS stack's own verifier does: who the
 /// peer is, the SPIFFE URI says.
@@ -40,6 +43,8 @@ const GRANT_BYTES_MAX: usize = 63;
 /// A cluster's name is the trust domain of its SPIFFE ids.
 const CLUSTER_BYTES_MAX: usize = 63;
 
+/// Stands before the host's id in the name of its issuer.
+const ISSUER_MARK: &str = "issuer on ";
 const EXTENSION_VERSION: u8 = 1;
 const TAG_RECORD_KEY: u8 = 1;
 const TAG_GRANT: u8 = 2;
@@ -78,6 +83,18 @@ pub(super) fn parse_spiffe_uri(uri: &str) -> Option<(&str, NodeName)> {
     let (cluster, name) = uri.strip_prefix("spiffe://")?.split_once("/node/")?;
     check_cluster(cluster).ok()?;
     Some((cluster, NodeName::parse(name).ok()?))
+}
+
+/// The common name of an issuer: the host that it issues on is in it, so that it can be found and revoked.
+pub(super) fn issuer_name(cluster: &str, node: NodeId) -> String {
+    format!("{cluster} {ISSUER_MARK}{node}")
+}
+
+/// The host that an issuer's certificate names.
+pub(super) fn issuer_named_in(certificate: &[u8]) -> Option<NodeId> {
+    let (_, certificate) = X509Certificate::from_der(certificate).ok()?;
+    let name = certificate.subject().iter_common_name().next()?.as_str().ok()?;
+    name.rsplit_once(ISSUER_MARK)?.1.parse().ok()
 }
 
 /// The content of Weft's extension.
@@ -140,10 +157,12 @@ pub(super) fn node_params(
     record_key: &[u8; 32],
     grants: &[String],
     now: SystemTime,
+    lifetime: Duration,
 ) -> Result<CertificateParams, IdentityError> {
     check_cluster(cluster)?;
     check_grants(grants)?;
-    let mut params = params(name.as_str(), now - CLOCK_SLACK, now + NODE_LIFETIME)?;
+    // What lasts minutes must not seem to have lived for an hour.
+    let mut params = params(name.as_str(), now - CLOCK_SLACK.min(lifetime / 4), now + lifetime)?;
     params.subject_alt_names = vec![
         SanType::URI(Ia5String::try_from(spiffe_uri(cluster, name))?),
         SanType::DnsName(Ia5String::try_from(NODE_DNS_NAME)?),

@@ -26,16 +26,17 @@ use tokio_rustls::client::TlsStream;
 use super::ca::{Authority, Subject, fingerprint, new_key};
 use super::certificate::unix_s;
 use super::exchange::{
-    Blob, EnrollRequest, REPLY_BYTES_MAX, REQUEST_BYTES_MAX, RefusalCode, RenewRequest, Reply, Request,
-    channel_binding, proof_bytes, read_message, write_message,
+    Blob, EnrollRequest, REPLY_BYTES_MAX, REQUEST_BYTES_MAX, RecoverRequest, RefusalCode, RenewRequest, Reply, Request,
+    channel_binding, proof_bytes, read_message, recovery_bytes, write_message,
 };
 use super::files::Home;
 use super::installed::{self, Parts, existing_record_key, root_store};
 use super::record_key::id_as_text;
 use super::tls::{Alpn, crypto_provider, node_server_name};
 use super::token::JoinToken;
-use super::{Identity, IdentityError, PeerIdentity, RecordKey, keyring};
-use crate::model::{NodeId, NodeName};
+use super::trust::{LiveTrust, root_of};
+use super::{Identity, IdentityError, PeerIdentity, RecordKey, keyring, rotation};
+use crate::model::{NodeId, NodeName, ROOTS_MAX};
 use crate::wire::keyring::Keyring;
 use crate::wire::seal::GossipKey;
 
@@ -58,12 +59,22 @@ pub struct Enrolled {
     pub not_after_unix_s: u64,
 }
 
-/// Enrols this host with a join token. A host that has a record key keeps it, and with it its id; the identity that it
-/// had stays in force until the new one is on disk.
-pub async fn enroll(token: &str, data_dir: &Path, name: &NodeName) -> Result<Enrolled, IdentityError> {
+/// Who a host is to be that enrols.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Enrolling {
+    /// Who it was, if it was somebody.
+    Same,
+    /// Somebody new, because who it was is not believed any more.
+    New,
+}
+
+/// Enrols this host with a join token. A host that has a record key keeps it, and with it its id, unless it is to be another;
+/// the identity that it had stays in force until the new one is on disk.
+pub async fn enroll(token: &str, data_dir: &Path, name: &NodeName, who: Enrolling) -> Result<Enrolled, IdentityError> {
     let token = JoinToken::parse(token)?;
     let home = Home::open(data_dir)?;
-    let record_key = existing_record_key(data_dir)?.map_or_else(RecordKey::generate, Ok)?;
+    let existing = existing_record_key(data_dir)?.filter(|_| who == Enrolling::Same);
+    let record_key = existing.map_or_else(RecordKey::generate, Ok)?;
     let tls_key = new_key()?;
     let csr = CertificateParams::default().serialize_request(&tls_key)?;
 
@@ -83,8 +94,11 @@ pub async fn enroll(token: &str, data_dir: &Path, name: &NodeName) -> Result<Enr
     let Reply::Enrolled { certificates, roots, gossip_key, keyring } = ask(&mut stream, issuer, &request).await? else {
         return Err(bad_reply(issuer, "it answers another question"));
     };
-    let pinned = roots.into_iter().map(|root| root.0).find(|root| fingerprint(root) == token.root_sha256);
-    let root = pinned.ok_or_else(|| bad_reply(issuer, "the pinned root is not in it"))?;
+    // Who has proven itself by the pinned root says which others count, as while roots are changed.
+    let roots: Vec<Vec<u8>> = roots.into_iter().map(|root| root.0).collect();
+    if roots.len() > ROOTS_MAX || !roots.iter().any(|root| fingerprint(root) == token.root_sha256) {
+        return Err(bad_reply(issuer, "the pinned root is not in it, or there are too many"));
+    }
     let gossip_key = gossip_key.0.try_into().map_err(|_| bad_reply(issuer, "its gossip key is not 32 bytes"))?;
     let keyring = match keyring {
         Some(bytes) => Keyring::decode(&bytes.0).map_err(|error| bad_reply(issuer, &error.to_string()))?,
@@ -94,27 +108,28 @@ pub async fn enroll(token: &str, data_dir: &Path, name: &NodeName) -> Result<Enr
         certificates: certificates.into_iter().map(|certificate| certificate.0).collect(),
         tls_key,
         record_key,
-        roots: vec![root.clone()],
+        roots,
         gossip_key: GossipKey(gossip_key),
         cluster: token.cluster,
+        lineage: token.root_sha256,
         issuer: Some(issuer),
     };
     let enrolled = check(&parts, name, issuer)?;
     put_in_force(home.clone(), parts).await?;
     // Last: under another CA's identity it would not count, and a host without it asks others by stream.
-    off_thread(move || keyring::adopt(&home, &root, &keyring)).await?;
+    off_thread(move || keyring::adopt(&home, &token.root_sha256, &keyring)).await?;
     Ok(enrolled)
 }
 
-/// Gets this host its next certificate: from its own CA if it is the issuer, else from the issuer at `issuer_address`,
-/// or where it last was if that is not known better. Record key, roots and gossip keyring stay. Load the identity again
-/// afterwards, and hand it to `TlsContexts::replace_certificate`.
+/// Gets this host its next certificate: from its own CA if it is an issuer, else from the issuer at `issuer_address`, or where
+/// it last was if that is not known better. Record key, roots and gossip keyring stay. Load the identity again afterwards, and
+/// hand it to `TlsContexts::replace`.
 pub async fn renew(data_dir: &Path, issuer_address: Option<SocketAddr>) -> Result<Enrolled, IdentityError> {
     let identity = Identity::load(data_dir)?;
     let (tls_key, now) = (new_key()?, SystemTime::now());
     // The issuer itself has nobody else's address to name in an error.
     let own = SocketAddr::from(([127, 0, 0, 1], 0));
-    let (issuer, certificates) = if Authority::is_in(data_dir) {
+    let (issuer, certificates) = if issuer_address.is_none() && Authority::is_in(data_dir) {
         let certificate = PeerIdentity::from_certs(Some(&identity.certified.cert))?;
         (own, Authority::load(data_dir)?.issue(&Subject::of(&certificate), &tls_key, now)?)
     } else {
@@ -122,18 +137,76 @@ pub async fn renew(data_dir: &Path, issuer_address: Option<SocketAddr>) -> Resul
         let issuer = issuer_address.or(identity.issuer).ok_or_else(no_issuer)?;
         (issuer, ask_for_renewal(&identity, issuer, &tls_key).await?)
     };
-    let parts = Parts {
+    // The address that the host enrolled with stays on record: it is where to ask when nothing else is known.
+    let last_issuer = if issuer == own { identity.issuer } else { Some(issuer) };
+    let name = identity.name.clone();
+    let parts = parts_of(identity, certificates, tls_key, last_issuer);
+    let enrolled = check(&parts, &name, issuer)?;
+    put_in_force(Home::open(data_dir)?, parts).await?;
+    Ok(enrolled)
+}
+
+/// Believes these roots (DER, the one for new certificates first) from now on. This host's own certificate must lead to one
+/// of them, or the hosts that have the same roots would not believe it. Load the identity again afterwards.
+pub async fn replace_roots(data_dir: &Path, roots: Vec<Vec<u8>>) -> Result<(), IdentityError> {
+    let identity = Identity::load(data_dir)?;
+    if root_of(&identity.certificates, &roots).is_none() {
+        return Err(IdentityError::Rotation(
+            "a root is to be retired that this host's certificate leads to; it is kept until the certificate is renewed"
+                .to_owned(),
+        ));
+    }
+    let tls_key = installed::tls_key(data_dir)?;
+    let (certificates, issuer) = (identity.certificates.clone(), identity.issuer);
+    let parts = Parts { roots, ..parts_of(identity, certificates, tls_key, issuer) };
+    put_in_force(Home::open(data_dir)?, parts).await
+}
+
+fn parts_of(identity: Identity, certificates: Vec<Vec<u8>>, tls_key: KeyPair, issuer: Option<SocketAddr>) -> Parts {
+    Parts {
         certificates,
         tls_key,
         record_key: identity.record_key,
         roots: identity.root_certificates.iter().map(|root| root.to_vec()).collect(),
         gossip_key: identity.keyring.primary_key().clone(),
         cluster: identity.cluster,
-        issuer: (issuer != own).then_some(issuer),
+        lineage: identity.lineage,
+        issuer,
+    }
+}
+
+/// Makes this host an issuer, by the host at `root_keeper` that has the root's key; that must have heard that the cluster
+/// wants it so.
+pub async fn become_issuer(data_dir: &Path, root_keeper: SocketAddr) -> Result<(), IdentityError> {
+    let identity = Identity::load(data_dir)?;
+    let key = new_key()?;
+    let csr = CertificateParams::default().serialize_request(&key)?;
+    let mut stream = connect(root_keeper, identity.tls()?.renew_client).await?;
+    let request =
+        Request::Issuer(RenewRequest { csr: Blob(csr.der().to_vec()), time_unix_s: unix_s(SystemTime::now()) });
+    let Reply::Issuer { certificate, node_ttl_s } = ask(&mut stream, root_keeper, &request).await? else {
+        return Err(bad_reply(root_keeper, "it answers another question"));
     };
-    let enrolled = check(&parts, &identity.name, issuer)?;
-    put_in_force(Home::open(data_dir)?, parts).await?;
-    Ok(enrolled)
+    let (home, ttl) = (data_dir.to_owned(), Duration::from_secs(node_ttl_s));
+    off_thread(move || rotation::install_issuer(&home, &certificate.0, &key, ttl)).await
+}
+
+/// Asks the host at `address` something that it answers only to whom it believes, with a certificate under the root that
+/// `weft ca rotate begin` has made: true if the host trusts that root.
+pub async fn trusts_next_root(data_dir: &Path, address: SocketAddr) -> Result<bool, IdentityError> {
+    let identity = Identity::load(data_dir)?;
+    let (certified, roots) = rotation::next_certificate(data_dir, &identity)?;
+    let next = Identity { certified, roots, ..identity };
+    let asked = async {
+        let mut stream = connect(address, next.tls()?.renew_client).await?;
+        ask(&mut stream, address, &Request::Hello).await
+    };
+    match asked.await {
+        // One that has come so far without understanding the question believes it too.
+        Ok(_) | Err(IdentityError::Refused { .. }) => Ok(true),
+        Err(error) if error.is_alert() => Ok(false),
+        Err(error) => Err(error),
+    }
 }
 
 async fn ask_for_renewal(
@@ -142,13 +215,42 @@ async fn ask_for_renewal(
     tls_key: &KeyPair,
 ) -> Result<Vec<Vec<u8>>, IdentityError> {
     let csr = CertificateParams::default().serialize_request(tls_key)?;
-    let mut stream = connect(issuer, identity.tls()?.renew_client).await?;
-    let request =
-        Request::Renew(RenewRequest { csr: Blob(csr.der().to_vec()), time_unix_s: unix_s(SystemTime::now()) });
+    let now = SystemTime::now();
+    let time_unix_s = unix_s(now);
+    let (mut stream, request);
+    if now < identity.not_after {
+        stream = connect(issuer, identity.tls()?.renew_client).await?;
+        request = Request::Renew(RenewRequest { csr: Blob(csr.der().to_vec()), time_unix_s });
+    } else {
+        // No handshake accepts a certificate that has ended; the record key still proves who this is.
+        stream = connect(issuer, anonymous_config(identity)?).await?;
+        let binding = channel_binding(stream.get_ref().1)?;
+        request = Request::Recover(RecoverRequest {
+            certificates: identity.certificates.iter().cloned().map(Blob).collect(),
+            csr: Blob(csr.der().to_vec()),
+            proof: Blob(identity.record_key.sign(&recovery_bytes(&binding, csr.der())).to_vec()),
+            time_unix_s,
+        });
+    }
     match ask(&mut stream, issuer, &request).await? {
         Reply::Renewed { certificates } => Ok(certificates.into_iter().map(|certificate| certificate.0).collect()),
         _ => Err(bad_reply(issuer, "it answers another question")),
     }
+}
+
+/// Believes this cluster's hosts, and shows no certificate.
+fn anonymous_config(identity: &Identity) -> Result<Arc<ClientConfig>, IdentityError> {
+    let builder = ClientConfig::builder_with_provider(crypto_provider())
+        .with_protocol_versions(&[&rustls::version::TLS13])?
+        .dangerous()
+        .with_custom_certificate_verifier(Arc::new(LiveTrust::new(identity)?));
+    Ok(enrolling(builder.with_no_client_auth()))
+}
+
+fn enrolling(mut config: ClientConfig) -> Arc<ClientConfig> {
+    config.alpn_protocols = vec![Alpn::Enroll.as_bytes().to_vec()];
+    config.resumption = Resumption::disabled();
+    Arc::new(config)
 }
 
 async fn connect(issuer: SocketAddr, config: Arc<ClientConfig>) -> Result<TlsStream<TcpStream>, IdentityError> {
@@ -279,14 +381,12 @@ fn verifier(roots: &[CertificateDer<'static>]) -> Result<Arc<WebPkiServerVerifie
 fn pinning_config(token: &JoinToken) -> Result<Arc<ClientConfig>, IdentityError> {
     let provider = crypto_provider();
     let pinned = PinnedRoot { sha256: token.root_sha256, provider: provider.clone() };
-    let mut config = ClientConfig::builder_with_provider(provider)
+    let config = ClientConfig::builder_with_provider(provider)
         .with_protocol_versions(&[&rustls::version::TLS13])?
         .dangerous()
         .with_custom_certificate_verifier(Arc::new(pinned))
         .with_no_client_auth();
-    config.alpn_protocols = vec![Alpn::Enroll.as_bytes().to_vec()];
-    config.resumption = Resumption::disabled();
-    Ok(Arc::new(config))
+    Ok(enrolling(config))
 }
 
 /// Trusts the one root whose fingerprint it knows, which the server has to send along; all else is webpki's judgement.

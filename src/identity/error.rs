@@ -46,11 +46,20 @@ pub enum IdentityError {
         path: PathBuf,
     },
     /// This host keeps no CA.
-    #[error("{} holds no CA; tokens are made on the host where `weft ca init` ran", data_dir.display())]
+    #[error("{} holds no CA; do that on a host that issues certificates: `weft ca status` names them", data_dir.display())]
     NotIssuer {
         /// Where it was looked for.
         data_dir: PathBuf,
     },
+    /// A CA of somebody's own that cannot be used.
+    #[error("the CA that was given cannot be used: {reason}")]
+    GivenCa {
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// A step of a change of roots that is not its turn.
+    #[error("{0}")]
+    Rotation(String),
     /// Another process holds a lock for too long.
     #[error("{} is locked by another process; try again when it has finished", path.display())]
     Locked {
@@ -186,6 +195,15 @@ pub enum IdentityError {
 }
 
 impl IdentityError {
+    /// True if the other end has ended the connection for what it was shown: a certificate that it does not believe.
+    pub(super) fn is_alert(&self) -> bool {
+        let (IdentityError::Handshake { source, .. } | IdentityError::BrokenOff { source, .. }) = self else {
+            return false;
+        };
+        let error = source.get_ref().and_then(|error| error.downcast_ref::<rustls::Error>());
+        matches!(error, Some(rustls::Error::AlertReceived(_)))
+    }
+
     pub(super) fn io(action: &'static str, path: impl Into<PathBuf>) -> impl FnOnce(io::Error) -> IdentityError {
         let path = path.into();
         move |source| IdentityError::Io { action, path, source }

@@ -17,6 +17,7 @@ pub(super) const REPLY_BYTES_MAX: usize = 64 * 1024;
 
 const BINDING_LABEL: &[u8] = b"EXPORTER-weft-enroll";
 const PROOF_CONTEXT: &[u8] = b"weft enroll 1\0";
+const RECOVERY_CONTEXT: &[u8] = b"weft recover 1\0";
 
 /// What a host asks for.
 #[derive(Serialize, Deserialize)]
@@ -26,6 +27,12 @@ pub(super) enum Request {
     Enroll(EnrollRequest),
     /// A certificate like the one that the connection was opened with, for a new TLS key.
     Renew(RenewRequest),
+    /// A certificate like one that has ended, for a new TLS key.
+    Recover(RecoverRequest),
+    /// A certificate that lets the host which opened the connection issue certificates.
+    Issuer(RenewRequest),
+    /// Nothing but an answer, which shows that the certificate of who asks is believed.
+    Hello,
 }
 
 /// Asks for a first certificate.
@@ -56,6 +63,19 @@ pub(super) struct RenewRequest {
     pub(super) time_unix_s: u64,
 }
 
+/// Asks for the next certificate after the last has ended, on a connection without one.
+#[derive(Serialize, Deserialize)]
+pub(super) struct RecoverRequest {
+    /// The certificate that has ended and its issuer's, DER.
+    pub(super) certificates: Vec<Blob>,
+    /// Certificate request, DER; only its key counts.
+    pub(super) csr: Blob,
+    /// The signature of the record key that the certificate names over [`recovery_bytes`].
+    pub(super) proof: Blob,
+    /// The host's clock, seconds since 1970.
+    pub(super) time_unix_s: u64,
+}
+
 /// What the issuer says.
 #[derive(Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -77,6 +97,15 @@ pub(super) enum Reply {
         /// DER, leaf first.
         certificates: Vec<Blob>,
     },
+    /// From now on issue certificates too.
+    Issuer {
+        /// The issuer's certificate, DER.
+        certificate: Blob,
+        /// How long node certificates last, in seconds.
+        node_ttl_s: u64,
+    },
+    /// Who asked is believed.
+    Hello,
     /// No.
     Refused {
         /// Why.
@@ -104,8 +133,16 @@ pub enum RefusalCode {
     NoCertificate,
     /// The request cannot be read, or its signatures do not hold.
     Malformed,
-    /// The host keeps no CA.
+    /// The host keeps no CA, or is to issue no more.
     NotIssuer,
+    /// The host is not believed any more.
+    Revoked,
+    /// The certificate ended too long ago.
+    EndedLongAgo,
+    /// The host is not to be an issuer.
+    NotToIssue,
+    /// The root's key is elsewhere.
+    NoRootKey,
     /// The issuer failed; its log says why.
     Failed,
     /// A reason that this version does not know.
@@ -129,7 +166,17 @@ impl fmt::Display for RefusalCode {
                 "renewal needs a certificate that is still valid; enrol again with `weft enroll --token`"
             }
             RefusalCode::Malformed => "it cannot read the request; compare both hosts' `weft --version`",
-            RefusalCode::NotIssuer => "it keeps no CA any more; create a token on a host that does",
+            RefusalCode::NotIssuer => "it issues no certificates; create a token on a host that does: `weft ca status`",
+            RefusalCode::Revoked => {
+                "this host's identity was revoked; to come back as a new host: `weft enroll --new-identity --token`"
+            }
+            RefusalCode::EndedLongAgo => {
+                "this host's certificate ended more than 30 days ago; enrol again with `weft enroll --token`"
+            }
+            RefusalCode::NotToIssue => "this host is not to issue certificates; `weft issuer add` makes it an issuer",
+            RefusalCode::NoRootKey => {
+                "it does not have the root's key; put ca/root.key back there while issuers are added"
+            }
             RefusalCode::Failed => "it failed to issue a certificate; its log says why",
             RefusalCode::Other => "its reason is not known to this version; its log tells, and so may an upgrade",
         })
@@ -163,6 +210,11 @@ impl<'de> Deserialize<'de> for Blob {
 /// to another, and to the certificate request.
 pub(super) fn proof_bytes(binding: &[u8; 32], csr: &[u8]) -> Vec<u8> {
     [PROOF_CONTEXT, binding, csr].concat()
+}
+
+/// The same for a host whose certificate has ended.
+pub(super) fn recovery_bytes(binding: &[u8; 32], csr: &[u8]) -> Vec<u8> {
+    [RECOVERY_CONTEXT, binding, csr].concat()
 }
 
 /// The bytes that only the two ends of this connection know (RFC 8446 §7.5).

@@ -80,6 +80,17 @@ impl Home {
         file.write_all(bytes).and_then(|()| file.sync_all()).map_err(IdentityError::io("write", path))
     }
 
+    /// Adds to a file, or makes it. In one write, so that lines of several processes do not mix.
+    pub(super) fn append(&self, path: &Path, line: &[u8]) -> Result<(), IdentityError> {
+        let is_new = fs::symlink_metadata(path).is_err();
+        let open = OpenOptions::new().append(true).create(true).mode(PRIVATE_FILE_MODE).open(path);
+        let mut file = open.map_err(IdentityError::io("open", path))?;
+        if is_new {
+            self.give_away(path)?;
+        }
+        file.write_all(line).map_err(IdentityError::io("write", path))
+    }
+
     fn give_away(&self, path: &Path) -> Result<(), IdentityError> {
         let Some((uid, gid)) = self.owner else { return Ok(()) };
         chown(path, Some(uid), Some(gid)).map_err(IdentityError::io("change the owner of", path))
@@ -188,6 +199,15 @@ pub(super) fn read(path: &Path) -> Result<Vec<u8>, IdentityError> {
 pub(super) fn read_text(path: &Path) -> Result<String, IdentityError> {
     let text = String::from_utf8(read(path)?).map_err(|_| IdentityError::damaged(path, &"it is not text"))?;
     Ok(text.trim_end().to_owned())
+}
+
+/// The same of a file that may be missing.
+pub(super) fn text_if_there(path: &Path) -> Result<Option<String>, IdentityError> {
+    match read_text(path) {
+        Ok(text) => Ok(Some(text)),
+        Err(IdentityError::Io { source, .. }) if source.kind() == ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error),
+    }
 }
 
 /// Renames a staged directory into place. Fails where something is in place already.

@@ -18,9 +18,16 @@ pub fn enrolment(data: &[u8]) {
         let written = serde_json::to_vec(&request).expect("what was read can be written");
         let again: Request = serde_json::from_slice(&written).expect("and read again");
         assert_eq!(serde_json::to_vec(&again).expect("and written"), written);
-        let (Request::Enroll(super::exchange::EnrollRequest { csr, .. })
-        | Request::Renew(super::exchange::RenewRequest { csr, .. })) = &request;
-        let _ = key_in(csr);
+        let csr = match &request {
+            Request::Enroll(request) => Some(&request.csr),
+            Request::Renew(request) | Request::Issuer(request) => Some(&request.csr),
+            Request::Recover(request) => {
+                request.certificates.iter().for_each(|der| certificate(&der.0));
+                Some(&request.csr)
+            }
+            Request::Hello => None,
+        };
+        let _ = csr.map(key_in);
     }
     if let Ok(reply) = serde_json::from_slice::<Reply>(data) {
         let written = serde_json::to_vec(&reply).expect("what was read can be written");

@@ -1,5 +1,5 @@
 //! The identity of this host as it lies on disk: `DATA_DIR/identity/{node.pem, node.key, record.key, roots.pem,
-//! gossip.key, cluster, issuer}`. Files come in through [`Identity::load`], which checks that they belong together; a
+//! gossip.key, cluster, lineage, issuer}`. Files come in through [`Identity::load`], which checks that they belong together; a
 //! new set goes out through `install`, whole. The gossip keyring lies beside it (`keyring`).
 
 use std::io::ErrorKind;
@@ -12,14 +12,15 @@ use rcgen::KeyPair;
 use rustls::RootCertStore;
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, UnixTime};
-use rustls::server::WebPkiClientVerifier;
 use rustls::server::danger::ClientCertVerifier;
 use rustls::sign::CertifiedKey;
 
+use super::ca::fingerprint;
 use super::certificate::unix_s;
 use super::files::{self, Home};
 use super::peer::{CERTIFICATE_BYTES_MAX, CHAIN_CERTIFICATES_MAX};
 use super::tls::{TlsContexts, crypto_provider};
+use super::trust::{ClusterTrust, client_verifier};
 use super::{IdentityError, PeerError, PeerIdentity, RecordKey, keyring};
 use crate::model::{NodeId, NodeName};
 use crate::wire::keyring::Keyring;
@@ -31,6 +32,7 @@ const RECORD_KEY: &str = "record.key";
 const ROOTS_PEM: &str = "roots.pem";
 pub(super) const GOSSIP_KEY: &str = "gossip.key";
 const CLUSTER: &str = "cluster";
+const LINEAGE: &str = "lineage";
 const ISSUER: &str = "issuer";
 
 /// A reader that meets an identity just as it is replaced starts over; more often than this it does not happen.
@@ -46,6 +48,8 @@ pub(super) struct Parts {
     /// The primary of the keyring.
     pub(super) gossip_key: GossipKey,
     pub(super) cluster: String,
+    /// SHA-256 of the first root that this host knew of its CA.
+    pub(super) lineage: [u8; 32],
     /// Who renews the certificate; `None` on the issuer itself.
     pub(super) issuer: Option<SocketAddr>,
 }
@@ -59,6 +63,7 @@ pub(super) fn install(home: &Home, parts: &Parts) -> Result<(), IdentityError> {
         (ROOTS_PEM, chain(&parts.roots).into_bytes()),
         (GOSSIP_KEY, gossip_key_text(&parts.gossip_key)),
         (CLUSTER, format!("{}\n", parts.cluster).into_bytes()),
+        (LINEAGE, (data_encoding::HEXLOWER.encode(&parts.lineage) + "\n").into_bytes()),
         (NODE_PEM, chain(&parts.certificates).into_bytes()),
     ];
     if let Some(issuer) = parts.issuer {
@@ -90,10 +95,13 @@ pub struct Identity {
     pub keyring: Keyring,
     /// Who renews its certificate; `None` on the issuer itself.
     pub issuer: Option<SocketAddr>,
+    /// SHA-256 of the first root that this host knew of its CA: what is kept for that CA is known by it, whatever roots come.
+    pub(super) lineage: [u8; 32],
     pub(super) certified: Arc<CertifiedKey>,
     pub(super) root_certificates: Vec<CertificateDer<'static>>,
     pub(super) roots: Arc<RootCertStore>,
     pub(super) verifier: Arc<dyn ClientCertVerifier>,
+    pub(super) cluster_trust: ClusterTrust,
 }
 
 impl Identity {
@@ -126,9 +134,8 @@ impl Identity {
         let certified = certified_key(&at(NODE_KEY), &chain)?;
         let root_certificates = certificates_in(&at(ROOTS_PEM))?;
         let roots = root_store(&root_certificates).map_err(|e| IdentityError::damaged(at(ROOTS_PEM), &e))?;
-        let verifier = WebPkiClientVerifier::builder_with_provider(roots.clone(), crypto_provider())
-            .build()
-            .map_err(|e| IdentityError::damaged(at(ROOTS_PEM), &e))?;
+        let verifier = client_verifier(&roots).map_err(|e| IdentityError::damaged(at(ROOTS_PEM), &e))?;
+        let lineage = lineage_in(&at(LINEAGE))?.unwrap_or_else(|| fingerprint(&root_certificates[0]));
         Ok(Identity {
             node: leaf.node,
             name: leaf.name,
@@ -138,12 +145,14 @@ impl Identity {
             grants: leaf.grants,
             not_before: leaf.not_before,
             not_after: leaf.not_after,
-            keyring: keyring::load(data_dir, &root_certificates[0], gossip_key_in(&at(GOSSIP_KEY))?),
+            keyring: keyring::load(data_dir, &lineage, gossip_key_in(&at(GOSSIP_KEY))?),
             issuer: issuer_in(&at(ISSUER))?,
+            lineage,
             certified,
             root_certificates,
             roots,
             verifier,
+            cluster_trust: ClusterTrust::default(),
         })
     }
 
@@ -172,7 +181,25 @@ impl Identity {
         self.verifier
             .verify_client_cert(&CertificateDer::from(leaf.as_slice()), &intermediates, now)
             .map_err(|error| PeerError::Untrusted(error.to_string()))?;
+        if self.cluster_trust.revokes(leaf, intermediates.iter().map(|issuer| &**issuer)) {
+            return Err(PeerError::Revoked);
+        }
         Ok(leaf)
+    }
+
+    /// The same identity as it is on disk now. What the cluster has decided is shared.
+    pub fn reload(&self, data_dir: &Path) -> Result<Identity, IdentityError> {
+        Ok(Identity { cluster_trust: self.cluster_trust.clone(), ..Identity::load(data_dir)? })
+    }
+
+    /// What the cluster has decided about trust. The agent keeps it up to date.
+    pub fn cluster_trust(&self) -> &ClusterTrust {
+        &self.cluster_trust
+    }
+
+    /// The roots that certificates may lead to, DER, the one for new certificates first.
+    pub fn roots(&self) -> impl Iterator<Item = &[u8]> {
+        self.root_certificates.iter().map(|root| &**root)
     }
 
     /// TLS configurations that prove this identity.
@@ -180,11 +207,15 @@ impl Identity {
         TlsContexts::new(self)
     }
 
-    /// When the certificate is to be renewed: at one third of its life, so that an issuer may be down for days.
+    /// When the certificate is to be renewed: from one third of its life, so that an issuer may be down for days, and by
+    /// another part of the next twelfth for each host, so that hosts that were enrolled together do not come together for ever.
     pub fn renewal_due_at(&self) -> SystemTime {
         let begins = unix_s(self.not_before);
         let life = unix_s(self.not_after).saturating_sub(begins);
-        UNIX_EPOCH + Duration::from_secs(begins.saturating_add(life / 3))
+        let mut mark = [0; 8];
+        mark.copy_from_slice(&fingerprint(&self.certificates[0])[..8]);
+        let jitter = u64::from_be_bytes(mark) % (life / 12).max(1);
+        UNIX_EPOCH + Duration::from_secs(begins.saturating_add(life / 3).saturating_add(jitter))
     }
 }
 
@@ -195,6 +226,12 @@ pub(super) fn existing_record_key(data_dir: &Path) -> Result<Option<RecordKey>, 
         Err(IdentityError::NotEnrolled { .. }) => Ok(None),
         Err(error) => Err(error),
     }
+}
+
+/// The key of the identity in force.
+pub(super) fn tls_key(data_dir: &Path) -> Result<KeyPair, IdentityError> {
+    let path = files::identity_directory(data_dir)?.join(NODE_KEY);
+    KeyPair::from_pem(&files::read_text(&path)?).map_err(|error| IdentityError::damaged(&path, &error))
 }
 
 /// Roots to verify against.
@@ -232,13 +269,14 @@ fn gossip_key_in(path: &Path) -> Result<GossipKey, IdentityError> {
     key.map(GossipKey).ok_or_else(|| IdentityError::damaged(path, &"it does not hold 32 bytes in base64"))
 }
 
+/// Identities of before roots could be rotated have none.
+fn lineage_in(path: &Path) -> Result<Option<[u8; 32]>, IdentityError> {
+    let Some(text) = files::text_if_there(path)? else { return Ok(None) };
+    let bytes = data_encoding::HEXLOWER.decode(text.as_bytes()).ok().and_then(|bytes| bytes.try_into().ok());
+    bytes.map(Some).ok_or_else(|| IdentityError::damaged(path, &"it holds no SHA-256 in hex"))
+}
+
 fn issuer_in(path: &Path) -> Result<Option<SocketAddr>, IdentityError> {
-    match files::read_text(path) {
-        Ok(text) => {
-            let address = text.parse().map_err(|_| IdentityError::damaged(path, &"it holds no ADDRESS:PORT"))?;
-            Ok(Some(address))
-        }
-        Err(IdentityError::Io { source, .. }) if source.kind() == ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(error),
-    }
+    let Some(text) = files::text_if_there(path)? else { return Ok(None) };
+    text.parse().map(Some).map_err(|_| IdentityError::damaged(path, &"it holds no ADDRESS:PORT"))
 }

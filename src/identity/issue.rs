@@ -15,11 +15,12 @@ use tokio_rustls::server::TlsStream;
 use super::ca::{Authority, Subject};
 use super::certificate::unix_s;
 use super::exchange::{
-    Blob, EnrollRequest, REPLY_BYTES_MAX, REQUEST_BYTES_MAX, RefusalCode, RenewRequest, Reply, Request,
-    channel_binding, proof_bytes, read_message, write_message,
+    Blob, EnrollRequest, REPLY_BYTES_MAX, REQUEST_BYTES_MAX, RecoverRequest, RefusalCode, RenewRequest, Reply, Request,
+    channel_binding, proof_bytes, read_message, recovery_bytes, write_message,
 };
 use super::ledger::{Attempt, Ledger};
-use super::{Identity, IdentityError, PeerIdentity, node_id_of, record_key};
+use super::trust::ClusterTrust;
+use super::{Identity, IdentityError, PeerIdentity, node_id_of, record_key, rotation};
 use crate::model::{NodeId, NodeName};
 
 /// One small request and one small reply: whoever needs longer is not enrolling.
@@ -27,6 +28,8 @@ const DEADLINE: Duration = Duration::from_secs(10);
 
 /// Certificates begin an hour back. Clocks further apart than half of that soon make one that is not valid yet.
 const CLOCKS_APART_MAX: Duration = Duration::from_secs(30 * 60);
+/// A host that was off for a month comes back by itself; one that comes later was given up, and may be in other hands.
+const RECOVERY_MAX: Duration = Duration::from_secs(30 * 24 * 3600);
 /// An uncompressed point (SEC 1 §2.3.3).
 const P256_POINT_BYTES: usize = 65;
 
@@ -42,17 +45,28 @@ pub enum EnrollOutcome {
         /// True if it replaces one that the host had.
         renewed: bool,
     },
+    /// Another host issues from now on.
+    Issuer {
+        /// Which.
+        node: NodeId,
+        /// Its name.
+        name: NodeName,
+    },
+    /// A host was told that it is believed.
+    Greeted,
     /// The request was refused; the host was told why.
     Refused(RefusalCode),
     /// This host could not do it; the other was told so.
     Failed(IdentityError),
 }
 
-/// Serves one request on a connection that `enroll_server` accepted. An error means that the connection ended first. Once
-/// the request is there, `turn` is awaited, and what it gives is held until there is an answer.
+/// Serves one request on a connection that `enroll_server` accepted. An error means that the connection ended first.
+/// `trust` is what the cluster has decided about who issues and who is believed. Once the request is there, `turn` is
+/// awaited, and what it gives is held until there is an answer.
 pub async fn serve_enroll<IO, T>(
     mut stream: TlsStream<IO>,
     data_dir: &Path,
+    trust: &ClusterTrust,
     turn: impl Future<Output = T>,
 ) -> io::Result<EnrollOutcome>
 where
@@ -69,11 +83,12 @@ where
             Err(error) if error.kind() == io::ErrorKind::InvalidData => None,
             Err(error) => return Err(error),
         };
-        let home = data_dir.to_owned();
+        let (home, trust) = (data_dir.to_owned(), trust.clone());
         let turn = turn.await;
         // Files are read, synced and locked on the way: no work for the thread that carries other connections.
-        let answer =
-            tokio::task::spawn_blocking(move || answer(&home, request, peer.as_ref(), &binding, SystemTime::now()));
+        let answer = tokio::task::spawn_blocking(move || {
+            answer(&home, &trust, request, peer.as_ref(), &binding, SystemTime::now())
+        });
         let (reply, outcome) = answer.await.map_err(io::Error::other)?;
         drop(turn);
         write_message(&mut stream, &reply, REPLY_BYTES_MAX).await?;
@@ -87,6 +102,7 @@ where
 /// Answers a request. `None` is one that cannot be read.
 pub(super) fn answer(
     data_dir: &Path,
+    trust: &ClusterTrust,
     request: Option<Request>,
     peer: Option<&PeerIdentity>,
     binding: &[u8; 32],
@@ -94,14 +110,18 @@ pub(super) fn answer(
 ) -> (Reply, EnrollOutcome) {
     let done = match request {
         None => Err(RefusalCode::Malformed.into()),
-        Some(Request::Enroll(request)) => enroll(data_dir, &request, binding, now),
-        Some(Request::Renew(request)) => renew(data_dir, &request, peer, now),
+        Some(Request::Enroll(request)) => enroll(data_dir, trust, &request, binding, now),
+        Some(Request::Renew(request)) => renew(data_dir, trust, &request, peer, now),
+        Some(Request::Recover(request)) => recover(data_dir, trust, &request, binding, now),
+        Some(Request::Issuer(request)) => make_issuer(data_dir, trust, &request, peer, now),
+        Some(Request::Hello) if peer.is_some() => Ok((Reply::Hello, EnrollOutcome::Greeted)),
+        Some(Request::Hello) => Err(RefusalCode::NoCertificate.into()),
     };
     let (code, outcome) = match done {
         Ok(issued) => return issued,
         Err(Refusal::Code(code)) => (code, EnrollOutcome::Refused(code)),
-        Err(Refusal::Error(error @ IdentityError::NotIssuer { .. })) => {
-            (RefusalCode::NotIssuer, EnrollOutcome::Failed(error))
+        Err(Refusal::Error(IdentityError::NotIssuer { .. })) => {
+            (RefusalCode::NotIssuer, EnrollOutcome::Refused(RefusalCode::NotIssuer))
         }
         Err(Refusal::Error(error)) => (RefusalCode::Failed, EnrollOutcome::Failed(error)),
     };
@@ -126,8 +146,19 @@ impl From<IdentityError> for Refusal {
     }
 }
 
+/// This host's identity and its issuer, if it is to issue.
+fn issuing(data_dir: &Path, trust: &ClusterTrust) -> Result<(Identity, Authority), Refusal> {
+    let authority = Authority::load(data_dir)?;
+    let identity = Identity::load(data_dir)?;
+    if trust.is_issuer(identity.node) == Some(false) {
+        return Err(RefusalCode::NotIssuer.into());
+    }
+    Ok((identity, authority))
+}
+
 fn enroll(
     data_dir: &Path,
+    trust: &ClusterTrust,
     request: &EnrollRequest,
     binding: &[u8; 32],
     now: SystemTime,
@@ -139,12 +170,15 @@ fn enroll(
     let ledger = Ledger::of(data_dir)?;
     // First of all, so that only who holds a token can make this host verify signatures.
     ledger.check(&attempt)??;
+    if trust.is_revoked(node) {
+        return Err(RefusalCode::Revoked.into());
+    }
     check_clock(*time_unix_s, now)?;
     let key = key_in(csr)?;
     if !record_key::verify(&record_key, &proof_bytes(binding, &csr.0), &proof.0) {
         return Err(RefusalCode::Malformed.into());
     }
-    let (identity, authority) = (Identity::load(data_dir)?, Authority::load(data_dir)?);
+    let (identity, authority) = issuing(data_dir, trust)?;
     let grants = ledger.spend(&attempt)??;
     let subject = Subject { cluster: &identity.cluster, name, record_key: &record_key, grants: &grants };
     let keyring = identity.keyring;
@@ -159,18 +193,86 @@ fn enroll(
 
 fn renew(
     data_dir: &Path,
+    trust: &ClusterTrust,
     request: &RenewRequest,
     peer: Option<&PeerIdentity>,
     now: SystemTime,
 ) -> Result<(Reply, EnrollOutcome), Refusal> {
-    let (identity, authority) = (Identity::load(data_dir)?, Authority::load(data_dir)?);
-    let ours = |peer: &&PeerIdentity| peer.cluster == identity.cluster;
-    let peer = peer.filter(ours).ok_or(RefusalCode::NoCertificate)?;
+    let (identity, authority) = issuing(data_dir, trust)?;
+    let peer = member(&identity, trust, peer)?;
     check_clock(request.time_unix_s, now)?;
-    let key = key_in(&request.csr)?;
-    let chain = authority.issue(&Subject::of(peer), &key, now)?;
+    issue_again(&authority, peer, &request.csr, now)
+}
+
+/// A host whose certificate has ended proves itself with its record key, which the certificate names.
+fn recover(
+    data_dir: &Path,
+    trust: &ClusterTrust,
+    request: &RecoverRequest,
+    binding: &[u8; 32],
+    now: SystemTime,
+) -> Result<(Reply, EnrollOutcome), Refusal> {
+    let (identity, authority) = issuing(data_dir, trust)?;
+    let chain: Vec<Vec<u8>> = request.certificates.iter().map(|certificate| certificate.0.clone()).collect();
+    let leaf = chain.first().ok_or(RefusalCode::Malformed)?;
+    let ended = PeerIdentity::from_der(leaf).map_err(|_| RefusalCode::Malformed)?;
+    // It held until it ended; a record key that has been revoked since does not.
+    let last_moment = ended.not_after - Duration::from_secs(1);
+    let peer = identity.verify_chain(&chain, now.min(last_moment)).map_err(|_| RefusalCode::NoCertificate)?;
+    let peer = member(&identity, trust, Some(&peer))?;
+    if now.duration_since(peer.not_after).is_ok_and(|since| since > RECOVERY_MAX) {
+        return Err(RefusalCode::EndedLongAgo.into());
+    }
+    check_clock(request.time_unix_s, now)?;
+    if !record_key::verify(&peer.record_key, &recovery_bytes(binding, &request.csr.0), &request.proof.0) {
+        return Err(RefusalCode::Malformed.into());
+    }
+    issue_again(&authority, peer, &request.csr, now)
+}
+
+/// Whom a certificate of this cluster proves, if the host is still believed.
+fn member<'a>(
+    identity: &Identity,
+    trust: &ClusterTrust,
+    peer: Option<&'a PeerIdentity>,
+) -> Result<&'a PeerIdentity, Refusal> {
+    let peer = peer.filter(|peer| peer.cluster == identity.cluster).ok_or(RefusalCode::NoCertificate)?;
+    if trust.is_revoked(peer.node) {
+        return Err(RefusalCode::Revoked.into());
+    }
+    Ok(peer)
+}
+
+fn issue_again(
+    authority: &Authority,
+    peer: &PeerIdentity,
+    csr: &Blob,
+    now: SystemTime,
+) -> Result<(Reply, EnrollOutcome), Refusal> {
+    let chain = authority.issue(&Subject::of(peer), &key_in(csr)?, now)?;
     let reply = Reply::Renewed { certificates: chain.into_iter().map(Blob).collect() };
     Ok((reply, EnrollOutcome::Issued { node: peer.node, name: peer.name.clone(), renewed: true }))
+}
+
+/// Makes another host an issuer, where the cluster has decided that it is to be one.
+fn make_issuer(
+    data_dir: &Path,
+    trust: &ClusterTrust,
+    request: &RenewRequest,
+    peer: Option<&PeerIdentity>,
+    now: SystemTime,
+) -> Result<(Reply, EnrollOutcome), Refusal> {
+    let (identity, authority) = issuing(data_dir, trust)?;
+    let peer = member(&identity, trust, peer)?;
+    if trust.is_issuer(peer.node) != Some(true) {
+        return Err(RefusalCode::NotToIssue.into());
+    }
+    check_clock(request.time_unix_s, now)?;
+    let key = key_in(&request.csr)?;
+    let signed = rotation::sign_issuer(data_dir, &identity.cluster, peer.node, &key, now)?;
+    let certificate = Blob(signed.ok_or(RefusalCode::NoRootKey)?);
+    let reply = Reply::Issuer { certificate, node_ttl_s: authority.node_ttl().as_secs() };
+    Ok((reply, EnrollOutcome::Issuer { node: peer.node, name: peer.name.clone() }))
 }
 
 fn check_clock(theirs_unix_s: u64, now: SystemTime) -> Result<(), RefusalCode> {

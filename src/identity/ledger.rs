@@ -179,6 +179,16 @@ impl Ledger {
         Ok(Ok(services))
     }
 
+    /// Takes away what uses a token has left. False if it is not here.
+    pub(super) fn revoke(&self, id: &str) -> Result<bool, IdentityError> {
+        let _lock = self.home.lock(&self.lock_path)?;
+        let mut tokens = self.entries()?;
+        let Some(entry) = tokens.iter_mut().find(|entry| entry.id == id) else { return Ok(false) };
+        entry.uses_left = 0;
+        self.store(tokens)?;
+        Ok(true)
+    }
+
     fn store(&self, tokens: Vec<Entry>) -> Result<(), IdentityError> {
         let json = serde_json::to_vec_pretty(&Content { tokens });
         let mut json = json.map_err(|error| IdentityError::damaged(&self.path, &error))?;

@@ -24,7 +24,7 @@ use super::ca::Authority;
 use super::certificate::{CLOCK_SLACK, check_cluster, params, unix_s};
 use super::record_key::verify;
 use super::{Identity, IdentityError, PeerError, RecordKey, files};
-use crate::model::{NodeName, Policy, Statement};
+use crate::model::{Change, NodeName, Policy, Statement};
 use crate::wire::policy::{POLICY_FORMAT, Proof, decode_policy, encode_policy, encode_statement, signed_bytes};
 
 /// Below a minute a certificate is over before it is used; ten years is what the issuer itself has.
@@ -218,11 +218,33 @@ impl Voucher {
         Ok(Some(Voucher { key, cluster: cluster.to_owned(), certificates }))
     }
 
+    /// The name under which issuers decide by themselves.
+    pub fn name(&self) -> &'static str {
+        VOUCHER_NAME
+    }
+
+    /// Where it may decide.
+    pub fn cluster(&self) -> &str {
+        &self.cluster
+    }
+
+    /// Signs a statement of the issuer's own, made under [`Voucher::name`]. Returns the body of a policy record.
+    pub fn sign(&self, statement: &Statement) -> Result<Vec<u8>, IdentityError> {
+        let unfit = |error: &dyn fmt::Display| IdentityError::Policy(error.to_string());
+        statement.check().map_err(|error| unfit(&error))?;
+        let encoded = encode_statement(statement).map_err(|error| unfit(&error))?;
+        self.encode(&encoded)
+    }
+
+    fn encode(&self, signed: &[u8]) -> Result<Vec<u8>, IdentityError> {
+        let signature = self.key.sign(&signed_bytes(&self.cluster, signed));
+        let proof = Proof { certificates: self.certificates.clone(), is_vouched: true, signature };
+        encode_policy(&proof, signed).map_err(|error| IdentityError::Policy(error.to_string()))
+    }
+
     /// The same statement under the issuer's word. To be asked only of policies that this host has judged itself.
     pub fn vouch(&self, policy: &Policy) -> Result<Policy, IdentityError> {
-        let signature = self.key.sign(&signed_bytes(&self.cluster, &policy.signed));
-        let proof = Proof { certificates: self.certificates.clone(), is_vouched: true, signature };
-        let body = encode_policy(&proof, &policy.signed).map_err(|error| IdentityError::Policy(error.to_string()))?;
+        let body = self.encode(&policy.signed)?;
         Ok(Policy { is_vouched: true, body: body.into(), ..policy.clone() })
     }
 }
@@ -274,6 +296,11 @@ impl Identity {
         if leaf.cluster != self.cluster {
             return Err(refused(PeerError::OtherCluster { expected: self.cluster.clone(), found: leaf.cluster }));
         }
+        let is_issuers = proof.is_vouched && policy.statement.operator == VOUCHER_NAME;
+        if matches!(policy.statement.change, Change::Trust(_)) && !is_issuers {
+            // Who may choose the roots may make anybody a host: only who can do that anyway may.
+            return Err(PolicyRefused::Certificate("only an issuer says which roots count".to_owned()));
+        }
         // An issuer's host may vouch anew for what an operator said whose certificate has ended; see `Voucher`.
         let signer = if proof.is_vouched { VOUCHER_NAME } else { &policy.statement.operator };
         let is_own = leaf.name == signer;
@@ -290,14 +317,14 @@ const VOUCHER_NAME: &str = "weft-issuer";
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::identity::{PeerIdentity, ca_init};
+    use crate::identity::{CaOptions, PeerIdentity, ca_init};
     use crate::model::{Action, Change, Dot, NodeId};
 
     const DAY: Duration = Duration::from_secs(24 * 3600);
 
     fn cluster(name: &str) -> (tempfile::TempDir, Identity) {
         let dir = tempfile::tempdir().unwrap();
-        ca_init(dir.path(), name, &NodeName::parse("web-01").unwrap()).unwrap();
+        ca_init(dir.path(), name, &NodeName::parse("web-01").unwrap(), &CaOptions::default()).unwrap();
         let identity = Identity::load(dir.path()).unwrap();
         (dir, identity)
     }

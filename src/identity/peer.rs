@@ -45,6 +45,9 @@ pub enum PeerError {
         /// Its.
         found: String,
     },
+    /// It, or the host that issued its certificate, is not believed any more.
+    #[error("the peer's certificate was revoked; a host that is to come back enrols with a new identity")]
+    Revoked,
     /// The chain does not lead to a root of ours, or not at this time.
     #[error("the peer's certificate is not to be trusted: {0}")]
     Untrusted(String),
@@ -140,7 +143,7 @@ mod tests {
     fn params() -> CertificateParams {
         let grants = ["web-*".to_owned(), "billing".to_owned()];
         let now = UNIX_EPOCH + Duration::from_secs(1_800_000_000);
-        node_params("prod", &NodeName::parse("web-01").unwrap(), &[7; 32], &grants, now).unwrap()
+        node_params("prod", &NodeName::parse("web-01").unwrap(), &[7; 32], &grants, now, NODE_LIFETIME).unwrap()
     }
 
     fn certificate(params: &CertificateParams) -> Vec<u8> {

@@ -87,6 +87,14 @@ pub(super) fn id_as_text<S: serde::Serializer>(id: &NodeId, serializer: S) -> Re
     serializer.collect_str(id)
 }
 
+/// The same of an id that may be missing.
+pub(super) fn maybe_id_as_text<S: serde::Serializer>(id: &Option<NodeId>, serializer: S) -> Result<S::Ok, S::Error> {
+    match id {
+        Some(id) => serializer.collect_str(id),
+        None => serializer.serialize_none(),
+    }
+}
+
 /// True if `record` is signed by the key and speaks for the id that the key gives.
 pub fn verify_record(public: &[u8; 32], record: &Record) -> bool {
     node_id_of(public) == record.origin() && verify(public, &record.signed_bytes(), record.signature())

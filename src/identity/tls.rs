@@ -6,15 +6,16 @@
 
 use std::io;
 use std::sync::Arc;
-use std::time::Duration;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use arc_swap::ArcSwap;
-use rustls::client::{ResolvesClientCert, Resumption, WebPkiServerVerifier};
+use rustls::client::{ResolvesClientCert, Resumption};
 use rustls::crypto::CryptoProvider;
 use rustls::crypto::aws_lc_rs::{self, cipher_suite};
 use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::server::danger::ClientCertVerifier;
-use rustls::server::{ClientHello, NoServerSessionStorage, ResolvesServerCert, WebPkiClientVerifier};
+use rustls::server::{ClientHello, NoServerSessionStorage, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
 use rustls::version::TLS13;
 use rustls::{ClientConfig, ServerConfig, SignatureScheme};
@@ -22,7 +23,8 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_rustls::LazyConfigAcceptor;
 use tokio_rustls::server::TlsStream;
 
-use super::certificate::NODE_DNS_NAME;
+use super::certificate::{NODE_DNS_NAME, unix_s};
+use super::trust::{ClientTrust, ClusterTrust, LiveTrust};
 use super::{Identity, IdentityError, PeerError, PeerIdentity};
 
 /// A handshake is two round trips; whoever takes longer holds a socket for nothing.
@@ -78,20 +80,23 @@ pub struct TlsContexts {
     cluster: Arc<str>,
     node_certificate: Arc<LiveCertificate>,
     enroll_certificate: Arc<LiveCertificate>,
+    /// Seconds since 1970.
+    not_after: Arc<AtomicU64>,
+    trust: Arc<LiveTrust>,
+    cluster_trust: ClusterTrust,
 }
 
 impl TlsContexts {
     pub(super) fn new(identity: &Identity) -> Result<TlsContexts, IdentityError> {
         let node_certificate = Arc::new(LiveCertificate::new(identity.certified.clone()));
         let enroll_certificate = Arc::new(LiveCertificate::new(with_roots(identity)));
-        let members_only = client_verifier(identity, false)?;
-        let anybody = client_verifier(identity, true)?;
+        let trust = Arc::new(LiveTrust::new(identity)?);
+        let members_only: Arc<dyn ClientCertVerifier> = Arc::new(ClientTrust::new(trust.clone(), false));
+        let anybody: Arc<dyn ClientCertVerifier> = Arc::new(ClientTrust::new(trust.clone(), true));
         let server = |verifier: &Arc<dyn ClientCertVerifier>, certificate: &Arc<LiveCertificate>, alpn| {
             server_config(verifier.clone(), certificate.clone(), alpn)
         };
-        let verifier = WebPkiServerVerifier::builder_with_provider(identity.roots.clone(), crypto_provider()).build();
-        let verifier = verifier.map_err(|error| rustls::Error::General(error.to_string()))?;
-        let client = |alpn| client_config(verifier.clone(), node_certificate.clone(), alpn);
+        let client = |alpn| client_config(trust.clone(), node_certificate.clone(), alpn);
         Ok(TlsContexts {
             gossip_client: client(Alpn::Gossip)?,
             gossip_server: server(&members_only, &node_certificate, Alpn::Gossip)?,
@@ -105,13 +110,31 @@ impl TlsContexts {
             cluster: identity.cluster.as_str().into(),
             node_certificate,
             enroll_certificate,
+            not_after: Arc::new(AtomicU64::new(unix_s(identity.not_after))),
+            cluster_trust: identity.cluster_trust.clone(),
+            trust,
         })
     }
 
-    /// Presents a renewed certificate from the next handshake on. Roots do not change by renewal.
-    pub fn replace_certificate(&self, renewed: &Identity) {
+    /// Presents a renewed certificate, and believes the roots that came with it, from the next handshake on.
+    pub fn replace(&self, renewed: &Identity) -> Result<(), IdentityError> {
+        self.trust.replace(renewed)?;
         self.node_certificate.current.store(renewed.certified.clone());
         self.enroll_certificate.current.store(with_roots(renewed));
+        self.not_after.store(unix_s(renewed.not_after), Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// When a connection that is made at `now`, to who holds a certificate until `theirs`, is to be used no more: while a
+    /// quarter of its time is left to what is under way on it. The other side ends it when either certificate does.
+    pub fn retires_at(&self, now: SystemTime, theirs: SystemTime) -> SystemTime {
+        let own = UNIX_EPOCH + Duration::from_secs(self.not_after.load(Ordering::Relaxed));
+        now + own.min(theirs).duration_since(now).unwrap_or_default() * 3 / 4
+    }
+
+    /// What the cluster has decided about trust. The agent keeps it up to date.
+    pub fn cluster_trust(&self) -> &ClusterTrust {
+        &self.cluster_trust
     }
 
     /// Who is on the other side of a finished handshake: pass what `peer_certificates()` returns.
@@ -195,12 +218,6 @@ pub(super) fn node_server_name() -> ServerName<'static> {
     ServerName::try_from(NODE_DNS_NAME).expect("a constant that is a DNS name")
 }
 
-fn client_verifier(identity: &Identity, optional: bool) -> Result<Arc<dyn ClientCertVerifier>, IdentityError> {
-    let builder = WebPkiClientVerifier::builder_with_provider(identity.roots.clone(), crypto_provider());
-    let builder = if optional { builder.allow_unauthenticated() } else { builder };
-    Ok(builder.build().map_err(|error| rustls::Error::General(error.to_string()))?)
-}
-
 fn server_config(
     verifier: Arc<dyn ClientCertVerifier>,
     certificate: Arc<LiveCertificate>,
@@ -216,12 +233,14 @@ fn server_config(
 }
 
 fn client_config(
-    verifier: Arc<WebPkiServerVerifier>,
+    verifier: Arc<LiveTrust>,
     certificate: Arc<LiveCertificate>,
     alpn: Alpn,
 ) -> Result<Arc<ClientConfig>, IdentityError> {
     let builder = ClientConfig::builder_with_provider(crypto_provider()).with_protocol_versions(&[&TLS13])?;
-    let mut config = builder.with_webpki_verifier(verifier).with_client_cert_resolver(certificate);
+    // Of rustls' own making, but for who was revoked.
+    let builder = builder.dangerous().with_custom_certificate_verifier(verifier);
+    let mut config = builder.with_client_cert_resolver(certificate);
     config.alpn_protocols = vec![alpn.as_bytes().to_vec()];
     config.resumption = Resumption::disabled();
     Ok(Arc::new(config))

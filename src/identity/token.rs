@@ -116,6 +116,11 @@ pub fn token_list(data_dir: &Path) -> Result<Vec<TokenInfo>, IdentityError> {
     Ok(Ledger::of(data_dir)?.entries()?.iter().map(TokenInfo::from).collect())
 }
 
+/// Lets nobody enrol with a token any more. False if there is none of this id.
+pub fn token_revoke(data_dir: &Path, id: &str) -> Result<bool, IdentityError> {
+    Ledger::of(data_dir)?.revoke(id)
+}
+
 fn check_limits(issuer_address: SocketAddr, ttl: Duration, uses: u32) -> Result<(), IdentityError> {
     let wrong = if issuer_address.ip().is_unspecified() || issuer_address.port() == 0 {
         "a token names the address under which other hosts reach this one; set [mesh] advertise or [node] advertise"

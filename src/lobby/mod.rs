@@ -116,7 +116,7 @@ impl Lobby {
 
     /// Counts a failed accept; true if it is worth a line in the log.
     pub fn accept_failed(&self) -> bool {
-        self.0.accept_failures.fetch_add(1, Ordering::Relaxed) % FAILURES_PER_LINE == 0
+        self.0.accept_failures.fetch_add(1, Ordering::Relaxed).is_multiple_of(FAILURES_PER_LINE)
     }
 
     fn admit(&self, source: Source, seat: &Arc<Seat>) -> u64 {

@@ -7,12 +7,12 @@
 //! default policy decides. A caller that is not known is only meant by the source `*`.
 
 use std::borrow::Cow;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fmt;
 use std::sync::Arc;
 
 use super::policy::SEEN_MAX;
-use super::{Action, Change, Dot, Intention, NodeId, Policy, PolicyId, ServiceName};
+use super::{Action, Change, Dot, Intention, NodeId, Policy, PolicyId, Revocation, ServiceName, Trust};
 
 /// What is said about one subject.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -32,6 +32,7 @@ pub struct Intentions {
     by_name: HashMap<String, Vec<Arc<Intention>>>,
     /// The others, the most precise first.
     by_glob: Vec<Arc<Intention>>,
+    revoked: Arc<HashSet<NodeId>>,
 }
 
 impl Default for Intentions {
@@ -106,12 +107,13 @@ impl Intentions {
     /// Compiles what is said about each subject.
     pub fn new(subjects: BTreeMap<PolicyId, Standing>) -> Intentions {
         let mut default = Action::Allow;
-        let mut all = Vec::new();
+        let (mut all, mut revoked) = (Vec::new(), HashSet::new());
         for standing in subjects.values() {
             match &standing.winner.statement.change {
                 Change::Default(action) => default = *action,
                 Change::Intention(intention) => all.push(Arc::new(intention.clone())),
-                Change::Delete(_) => {}
+                Change::Revocation(revocation) => _ = revoked.insert(revocation.node),
+                Change::Delete(_) | Change::Trust(_) => {}
             }
         }
         all.sort_by(|one, other| {
@@ -129,7 +131,7 @@ impl Intentions {
                 by_glob.push(intention);
             }
         }
-        Intentions { default, subjects, by_name, by_glob }
+        Intentions { default, subjects, by_name, by_glob, revoked: Arc::new(revoked) }
     }
 
     /// What holds where no intention fits.
@@ -148,6 +150,27 @@ impl Intentions {
             Change::Intention(intention) => Some((intention, standing)),
             _ => None,
         })
+    }
+
+    /// The hosts that are not believed any more.
+    pub fn revoked(&self) -> &Arc<HashSet<NodeId>> {
+        &self.revoked
+    }
+
+    /// The same with what was said of each, and by whom.
+    pub fn revocations(&self) -> impl Iterator<Item = (&Revocation, &Standing)> {
+        self.subjects.values().filter_map(|standing| match &standing.winner.statement.change {
+            Change::Revocation(revocation) => Some((revocation, standing)),
+            _ => None,
+        })
+    }
+
+    /// Which roots count and which hosts issue, if that was ever changed.
+    pub fn trust(&self) -> Option<&Trust> {
+        match &self.subjects.get(&PolicyId::Trust)?.winner.statement.change {
+            Change::Trust(trust) => Some(trust),
+            _ => None,
+        }
     }
 
     /// How the next statement about a subject is named, and what it replaces, if it is made on this host now.

@@ -16,6 +16,7 @@ mod policy;
 mod record;
 mod replication;
 mod traffic;
+mod trust;
 
 pub use caller::{CallerKeys, CallerRule, CallerUser, CallerVerdict, Callers, Program};
 pub use directory::{Directory, Freshness, Node, Service, VipTarget};
@@ -34,6 +35,7 @@ pub use record::{
 };
 pub use replication::{BUCKETS, BucketDigest, CatalogMessage, OriginSummary, RecordRef, Want};
 pub use traffic::{BUCKET_BOUNDS_US, Direction, Edge, Traffic};
+pub use trust::{ISSUERS_MAX, ROOTS_MAX, Revocation, Trust};
 
 /// A point in time: the duration since the agent's start (or the simulation's). Cores take it as an argument and never
 /// ask a clock.

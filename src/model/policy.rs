@@ -1,4 +1,5 @@
-//! What operators decide for the whole cluster: who may call whom, and what holds where nobody has said anything.
+//! What operators decide for the whole cluster: who may call whom, what holds where nobody has said anything, which hosts are
+//! no longer believed, and which roots the cluster trusts ([`super::trust`]).
 //!
 //! A [`Statement`] is what an operator signs. Several may be made at once, on hosts that do not hear of each other; which of
 //! them holds is decided in `policy`, from the statements alone. Texts come in through `parse`-style constructors, and a
@@ -10,6 +11,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
+use super::trust::{Revocation, Trust};
 use super::{NodeId, ServiceName, glob_matches};
 
 /// As long as a service's name may be.
@@ -272,6 +274,10 @@ pub enum PolicyId {
         /// Who is called.
         destination: Pattern,
     },
+    /// Whether a host is still believed.
+    Revocation(NodeId),
+    /// Which roots count, and which hosts issue.
+    Trust,
 }
 
 impl PolicyId {
@@ -282,6 +288,8 @@ impl PolicyId {
             PolicyId::Intention { source, destination } => {
                 Bytes::from(format!("intention/{source}/{destination}").into_bytes())
             }
+            PolicyId::Revocation(node) => Bytes::from(format!("revocation/{node}").into_bytes()),
+            PolicyId::Trust => Bytes::from_static(b"trust"),
         }
     }
 }
@@ -291,6 +299,8 @@ impl fmt::Display for PolicyId {
         match self {
             PolicyId::Default => f.write_str("the default policy"),
             PolicyId::Intention { source, destination } => write!(f, "intention {source} -> {destination}"),
+            PolicyId::Revocation(node) => write!(f, "revocation of {node}"),
+            PolicyId::Trust => f.write_str("the trusted roots"),
         }
     }
 }
@@ -304,6 +314,10 @@ pub enum Change {
     Intention(Intention),
     /// There is no such intention any more; of the default policy: it is not set.
     Delete(PolicyId),
+    /// A host is not believed any more, for good.
+    Revocation(Revocation),
+    /// Which roots count, and which hosts issue. Only issuers may say so.
+    Trust(Trust),
 }
 
 impl Change {
@@ -313,16 +327,18 @@ impl Change {
             Change::Default(_) => PolicyId::Default,
             Change::Intention(intention) => intention.id(),
             Change::Delete(id) => id.clone(),
+            Change::Revocation(revocation) => PolicyId::Revocation(revocation.node),
+            Change::Trust(_) => PolicyId::Trust,
         }
     }
 
     /// Of decisions made at once the one that forbids more wins.
     pub fn severity(&self) -> u8 {
         match self {
-            Change::Default(Action::Deny) => 2,
+            Change::Default(Action::Deny) | Change::Revocation(_) => 2,
             Change::Intention(Intention { permissions, .. }) if !permissions.is_empty() => 1,
             Change::Intention(Intention { action: Action::Deny, .. }) => 2,
-            Change::Default(Action::Allow) | Change::Intention(_) | Change::Delete(_) => 0,
+            Change::Default(Action::Allow) | Change::Intention(_) | Change::Delete(_) | Change::Trust(_) => 0,
         }
     }
 }
@@ -375,7 +391,11 @@ impl Statement {
         }
         match &self.change {
             Change::Intention(intention) => intention.check(),
+            Change::Delete(PolicyId::Revocation(_)) => wrong("a revocation is for good"),
+            Change::Delete(PolicyId::Trust) => wrong("a cluster trusts something"),
             Change::Default(_) | Change::Delete(_) => Ok(()),
+            Change::Revocation(revocation) => revocation.check(),
+            Change::Trust(trust) => trust.check(),
         }
     }
 }

@@ -44,7 +44,10 @@ impl Policies {
     /// Takes the statement that `origin`'s log has about its subject now.
     pub fn hold(&mut self, origin: NodeId, policy: Arc<Policy>) -> Held {
         let id = policy.id();
-        if !self.heads.contains_key(&id) && self.heads.len() >= SUBJECTS_MAX {
+        // However many intentions there are: a host that is not believed any more is told everybody.
+        let places =
+            if matches!(id, PolicyId::Revocation(_) | PolicyId::Trust) { 2 * SUBJECTS_MAX } else { SUBJECTS_MAX };
+        if !self.heads.contains_key(&id) && self.heads.len() >= places {
             return Held::Full;
         }
         self.carried.insert((id.clone(), origin), policy.clone());
@@ -104,6 +107,11 @@ impl Policies {
     /// The statements that hold and that no issuer has vouched for.
     pub fn unvouched(&self) -> Vec<Arc<Policy>> {
         self.heads.values().filter_map(|heads| heads.first()).filter(|head| !head.is_vouched).cloned().collect()
+    }
+
+    /// The statements that hold and that an issuer has vouched for.
+    pub fn vouched(&self) -> Vec<Arc<Policy>> {
+        self.heads.values().filter_map(|heads| heads.first()).filter(|head| head.is_vouched).cloned().collect()
     }
 
     /// Subjects that `origin` need not carry: at least two of these hosts, of lower ids, carry the same, and

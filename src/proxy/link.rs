@@ -83,6 +83,7 @@ pub(super) struct Link {
     eof: bool,
     /// Who is on the other side. Set by the handshake.
     peer: Option<PeerIdentity>,
+    retires_at: Option<SystemTime>,
 }
 
 /// Sets what every connection between hosts has.
@@ -133,6 +134,7 @@ impl Link {
             phase: Phase::Handshake,
             eof: false,
             peer: None,
+            retires_at: None,
         };
         match timeout(HANDSHAKE_TIMEOUT, link.shake_hands(received, scratch)).await {
             Ok(done) => done?,
@@ -178,6 +180,16 @@ impl Link {
     /// When the other side's certificate, and with it this link, ends.
     pub(super) fn not_after(&self) -> SystemTime {
         self.peer.as_ref().map_or(SystemTime::UNIX_EPOCH, |peer| peer.not_after)
+    }
+
+    /// No stream is to begin on it from then on.
+    pub(super) fn retire_at(&mut self, time: SystemTime) {
+        self.retires_at = Some(time);
+    }
+
+    /// True if no stream is to begin on it.
+    pub(super) fn is_retired(&self, now: SystemTime) -> bool {
+        self.retires_at.is_some_and(|time| time <= now) || self.not_after() <= now
     }
 
     /// Who is on the other side.

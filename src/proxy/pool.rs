@@ -29,8 +29,8 @@ impl Pool {
         let mut idle = self.idle.borrow_mut();
         let links = idle.get_mut(&node)?;
         while let Some((mut link, since)) = links.pop() {
-            let expired = link.peer().is_none_or(|peer| peer.not_after <= SystemTime::now());
-            if since.elapsed() < IDLE_CALLER_MAX && !expired && link.is_fresh(scratch) {
+            let retired = link.is_retired(SystemTime::now());
+            if since.elapsed() < IDLE_CALLER_MAX && !retired && link.is_fresh(scratch) {
                 return Some(link);
             }
         }

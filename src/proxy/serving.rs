@@ -124,10 +124,12 @@ async fn read_hello(tcp: &mut TcpStream, received: &mut Vec<u8>) -> Result<rustl
 
 async fn serve_streams(worker: &Rc<Worker>, mut link: Link, place: Place) {
     let not_after = link.not_after();
+    let peer = link.peer().map(|peer| peer.node);
     let mut shutdown = worker.shutdown.clone();
     loop {
         let open = tokio::select! {
             open = timeout(IDLE_SERVER_MAX, next_open(worker, &mut link)) => open,
+            () = worker.peer_lost(peer) => return,
             _ = shutdown.wait_for(|stop| *stop) => return worker.finish(link),
             () = place.shown_out() => return,
         };
@@ -145,7 +147,7 @@ async fn serve_streams(worker: &Rc<Worker>, mut link: Link, place: Place) {
         if *worker.shutdown.borrow() {
             return worker.reset(link, RstReason::Draining);
         }
-        if SystemTime::now() >= not_after {
+        if SystemTime::now() >= not_after || peer.is_some_and(|peer| worker.is_revoked(peer)) {
             return worker.reset(link, RstReason::NotAllowed);
         }
         match serve_stream(worker, link, &open, not_after).await {

@@ -15,7 +15,7 @@ use super::link::{Incoming, Link, LinkError};
 use super::relay::{End, Limits, Relay, abort};
 use super::scratch::Scratch;
 use super::tls::{Outgoing, Tls};
-use crate::identity::{Identity, TlsContexts, ca_init};
+use crate::identity::{CaOptions, Identity, TlsContexts, ca_init};
 use crate::model::{NodeName, ServiceId, ServiceName};
 use crate::wire::frame::{FrameHeader, Open, RstReason};
 
@@ -24,7 +24,7 @@ const SHORT: Duration = Duration::from_millis(50);
 
 fn contexts() -> TlsContexts {
     let home = tempfile::tempdir().unwrap();
-    ca_init(home.path(), "test", &NodeName::parse("one").unwrap()).unwrap();
+    ca_init(home.path(), "test", &NodeName::parse("one").unwrap(), &CaOptions::default()).unwrap();
     Identity::load(home.path()).unwrap().tls().unwrap()
 }
 

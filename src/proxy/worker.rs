@@ -6,7 +6,7 @@ use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use arc_swap::ArcSwap;
 use rand_chacha::ChaCha8Rng;
@@ -195,8 +195,11 @@ async fn signal_lost_hosts(worker: Rc<Worker>) {
             worker.intentions_changed.notify_waiters();
         }
         // One that left drains, and closes what it has when that is done.
-        let has_failed =
-            |node: &NodeId| directory.nodes.get(node).is_some_and(|node| node.state == MemberState::Failed);
+        let revoked = directory.intentions.revoked();
+        let has_failed = |node: &NodeId| {
+            let failed = |node: &Node| node.state == MemberState::Failed;
+            directory.nodes.get(node).is_some_and(|node| failed(node)) || revoked.contains(node)
+        };
         worker.channels.cut(has_failed);
         let mut signals = worker.lost_signals.borrow_mut();
         signals.retain(|node, signal| {
@@ -323,11 +326,13 @@ impl Worker {
             self.settings.connect_timeout,
             &self.scratch,
         );
-        let link = connecting.await.inspect_err(|_| self.counters.connects_failed.one())?;
+        let mut link = connecting.await.inspect_err(|_| self.counters.connects_failed.one())?;
         self.check_cluster(&link)?;
         match link.peer() {
             Some(peer) if peer.node == node.id => {
                 self.counters.connections_out.one();
+                let retires_at = self.tls.retires_at(SystemTime::now(), peer.not_after);
+                link.retire_at(retires_at);
                 Ok(link)
             }
             peer => {
@@ -377,7 +382,12 @@ impl Worker {
         self.reset(link, RstReason::Reset);
     }
 
-    /// Ends when a host has failed or left: what was sent to it would otherwise be retransmitted for a quarter of an hour.
+    /// True if a host is not believed any more.
+    pub(super) fn is_revoked(&self, node: NodeId) -> bool {
+        self.directory.load().intentions.revoked().contains(&node)
+    }
+
+    /// Ends when a host has failed, left or been revoked: what was sent to it would otherwise be retransmitted for a quarter of an hour.
     pub(super) async fn host_lost(&self, node: NodeId) {
         let lost = self.lost_signals.borrow_mut().entry(node).or_default().clone();
         lost.notified().await;

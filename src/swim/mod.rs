@@ -403,6 +403,20 @@ impl Swim {
         Ok(())
     }
 
+    /// A host that is not believed any more: it counts as one that left, alive or not. What it says against that must not reach
+    /// [`Swim::receive`].
+    pub fn expel(&mut self, now: Now, node: NodeId) {
+        self.wake(now);
+        let held = self.members.get(node).map(Member::claim).filter(|held| held.state != MemberState::Left);
+        if let Some(held) = held.filter(|held| held.node != self.me.node) {
+            let mut claim = Claim { state: MemberState::Left, from: self.me.node, ..held };
+            self.signer.sign(&mut claim);
+            // Not spread: others believe it of those who have failed only, and they all hear why.
+            self.suspicions.remove(node);
+            self.write(now, claim);
+        }
+    }
+
     /// Does whatever is due.
     pub fn tick(&mut self, now: Now) {
         self.wake(now);

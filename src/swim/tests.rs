@@ -264,6 +264,21 @@ fn who_accuses_a_member_that_has_refuted_hears_of_the_refutation() {
 }
 
 #[test]
+fn an_expelled_host_has_left_and_what_is_known_of_it_does_not_bring_it_back() {
+    let mut bench = Bench::with_peers(3);
+    bench.swim.expel(bench.now, node(2));
+    let changed = bench.outputs();
+    assert!(changed.iter().any(|output| matches!(
+        output,
+        Output::Changed { node: about, state: MemberState::Left, .. } if *about == node(2)
+    )));
+    bench.gossip(3, vec![alive(2), accused_by(3, 2, 1)]);
+    assert_eq!(bench.state(2), Some(MemberState::Left));
+    bench.swim.expel(bench.now, node(1));
+    assert_eq!(bench.outputs().len(), 0, "nobody expels itself");
+}
+
+#[test]
 fn stale_claims_change_nothing() {
     let mut bench = Bench::with_peers(4);
     bench.gossip(2, vec![claim(3, 7, MemberState::Alive)]);

@@ -196,6 +196,7 @@ fn a_thousand_watchers_sleep_through_a_storm_and_wake_together() {
         let settings = Settings {
             listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
             socket: None,
+            roots: Vec::new(),
             cluster: "proving".into(),
             node: NodeName::parse("host-1").expect("a name"),
             domain: "mesh.internal".into(),

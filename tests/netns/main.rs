@@ -25,6 +25,7 @@ mod timeline;
 // What must hold.
 mod attest;
 mod big_bodies;
+mod ca_life;
 mod call_by_name;
 mod cut_off;
 mod databases;

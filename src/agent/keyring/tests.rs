@@ -6,7 +6,7 @@ use tempfile::TempDir;
 
 use super::*;
 use crate::api::{KeyringAnswer, KeyringOrder, KeyringRefusal};
-use crate::identity::ca_init;
+use crate::identity::{CaOptions, ca_init};
 use crate::wire::keyring::KeyringStatus;
 
 const NEW: GossipKey = GossipKey([7; 32]);
@@ -30,7 +30,7 @@ fn member(node: NodeId, name: &str, state: MemberState) -> Member {
 
 fn bench(plays: Plays) -> Bench {
     let dir = tempfile::tempdir().unwrap();
-    ca_init(dir.path(), "prod", &NodeName::parse("a").unwrap()).unwrap();
+    ca_init(dir.path(), "prod", &NodeName::parse("a").unwrap(), &CaOptions::default()).unwrap();
     let identity = Arc::new(Identity::load(dir.path()).unwrap());
     let (beginning, link) = begin(identity.keyring.clone());
     let (calls, mut called) = mpsc::channel::<KeyringCall>(8);
@@ -161,7 +161,7 @@ async fn a_keyring_of_another_ca_or_a_damaged_one_does_not_count() {
     let bench = bench(|_, own| Ok(own));
     bench.order(KeyringOrder::Install(NEW)).await.unwrap();
     let other = tempfile::tempdir().unwrap();
-    ca_init(other.path(), "prod", &NodeName::parse("a").unwrap()).unwrap();
+    ca_init(other.path(), "prod", &NodeName::parse("a").unwrap(), &CaOptions::default()).unwrap();
     let alone = on_disk(other.path());
     std::fs::copy(bench.dir.path().join("keyring.json"), other.path().join("keyring.json")).unwrap();
     assert_eq!(on_disk(other.path()), alone);

@@ -16,8 +16,8 @@ use tracing::{error, info, warn};
 use super::super::own::OwnError;
 use super::Owner;
 use crate::api::{Refused, Reply};
-use crate::identity::{PolicyRefused, Voucher, verify_record};
-use crate::model::{Intentions, NodeId, Now, Policy, PolicyId, Record, RecordKind};
+use crate::identity::{PolicyRefused, Voucher, issuer_of, root_of, verify_record};
+use crate::model::{Intentions, MemberState, NodeId, Now, Policy, PolicyId, Record, RecordKind};
 use crate::policy::{Held, Policies, SUBJECTS_MAX};
 use crate::store::{FileChange, FilesDone, Registration};
 use crate::wire::policy::{POLICY_FORMAT, decode_policy};
@@ -40,6 +40,9 @@ pub(super) struct Desk {
     keep_at: Option<Instant>,
     surplus_at: Option<Instant>,
     voucher: Option<Voucher>,
+    /// What issuers have vouched for that count no more, or under a root that is in use no more, is vouched for again.
+    vouch_again: bool,
+    told_revoked: bool,
     /// Statements that no living host carries, by what they say, and since when.
     orphans: BTreeMap<PolicyId, Instant>,
 }
@@ -47,6 +50,13 @@ pub(super) struct Desk {
 impl Desk {
     pub(super) fn new(voucher: Option<Voucher>) -> Desk {
         Desk { voucher, ..Desk::default() }
+    }
+
+    /// This host's issuer has changed.
+    pub(super) fn vouch_with(&mut self, voucher: Option<Voucher>) {
+        self.vouch_again |= voucher.is_some();
+        self.voucher = voucher;
+        self.keep_at = None;
     }
 
     /// What holds.
@@ -158,9 +168,41 @@ impl Owner {
                     );
                 }
                 self.policies.compiled = compiled;
+                self.follow_trust();
             }
             Held::Full => warn!(subject = %policy.id(), "there are too many intentions: this one does not hold here"),
             Held::Known | Held::Replaced => {}
+        }
+    }
+
+    /// Revoked hosts are not believed from this moment on: no handshake of theirs succeeds, no record and no claim counts, and
+    /// what they had told is gone. Their connections are cut when the directory is published.
+    fn follow_trust(&mut self) {
+        let compiled = self.policies.compiled.clone();
+        let issuers = compiled.trust().map(|trust| trust.issuers.clone());
+        self.identity.cluster_trust().replace(compiled.revoked().clone(), issuers);
+        self.policies.vouch_again |= self.policies.voucher.is_some();
+        self.expel_revoked();
+    }
+
+    fn expel_revoked(&mut self) {
+        let revoked = self.policies.compiled.revoked().clone();
+        let (now, local) = (self.now(), self.local);
+        for node in revoked.iter().filter(|node| **node != local) {
+            let is_member = self.swim.member(*node).is_some_and(|member| member.state != MemberState::Left);
+            if is_member {
+                info!(%node, "a revoked host is no member any more");
+                self.swim.expel(now, *node);
+            }
+            if self.gate.knows(*node) {
+                self.forget_origin(*node);
+            }
+        }
+        if revoked.contains(&self.local) && !std::mem::replace(&mut self.policies.told_revoked, true) {
+            error!(
+                "this host has been revoked: no other host believes it any more; to come back as a new host: \
+                 weft enroll --new-identity --token"
+            );
         }
     }
 
@@ -187,8 +229,20 @@ impl Owner {
     /// On an issuer's host: what holds is carried under the issuer's word too. True if there was something.
     fn vouch(&mut self) -> bool {
         let Some(voucher) = &self.policies.voucher else { return false };
-        let unvouched = self.policies.policies.unvouched();
-        let vouched: Vec<_> = unvouched.iter().map(|policy| voucher.vouch(policy)).collect();
+        let mut wanted = self.policies.policies.unvouched();
+        if std::mem::take(&mut self.policies.vouch_again) {
+            let roots: Vec<Vec<u8>> = self.identity.roots().map(<[u8]>::to_vec).collect();
+            let is_old = |policy: &Policy| {
+                let proof = decode_policy(POLICY_FORMAT, &policy.body).ok().map(|(_, proof)| proof);
+                proof.is_some_and(|proof| {
+                    let issuer = issuer_of(&proof.certificates);
+                    let is_revoked = issuer.is_some_and(|issuer| self.identity.cluster_trust().is_revoked(issuer));
+                    is_revoked || root_of(&proof.certificates, &roots) != Some(0)
+                })
+            };
+            wanted.extend(self.policies.policies.vouched().into_iter().filter(|policy| is_old(policy)));
+        }
+        let vouched: Vec<_> = wanted.iter().map(|policy| voucher.vouch(policy)).collect();
         let there_was = !vouched.is_empty();
         for policy in vouched {
             match policy {
@@ -206,6 +260,8 @@ impl Owner {
             return;
         }
         self.policies.keep_at = Some(time + KEEP_INTERVAL);
+        // Hosts that had not heard of it may have told of the revoked ones again.
+        self.expel_revoked();
         if self.policies.policies.heads().next().is_none() {
             return;
         }

@@ -14,7 +14,7 @@ use super::super::own::{OwnError, service_bytes};
 use super::Owner;
 use super::registry::Origin;
 use crate::config::ServiceDefinition;
-use crate::identity::Identity;
+use crate::identity::{Identity, Voucher};
 use crate::model::{CallerUser, Now, ServiceId, Version};
 
 /// Between what a host publishes anew and the floor that voids what it said before: time for the former to spread.
@@ -224,7 +224,12 @@ impl Owner {
     }
 
     /// A renewed certificate: from now on this host proves itself by it.
-    pub(in crate::agent) fn renew(&mut self, identity: Arc<Identity>) -> Result<(), OwnError> {
+    pub(in crate::agent) fn renew(
+        &mut self,
+        identity: Arc<Identity>,
+        voucher: Option<Voucher>,
+    ) -> Result<(), OwnError> {
+        self.policies.vouch_with(voucher);
         self.own_facts.certificates.clone_from(&identity.certificates);
         self.identity = identity;
         self.gate.know_self(&self.identity);

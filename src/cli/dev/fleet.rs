@@ -18,7 +18,7 @@ use tokio::time::{Instant, sleep, timeout};
 
 use super::super::output::{CliError, remark};
 use super::{SERVICE, SERVICE_PORT};
-use crate::identity::{ca_init, enroll, token_create};
+use crate::identity::{CaOptions, Enrolling, ca_init, enroll, token_create};
 use crate::model::NodeName;
 
 const CLUSTER: &str = "dev";
@@ -71,7 +71,7 @@ impl Fleet {
         self.check_ports()?;
         let name = NodeName::parse(&self.hosts[0].name).map_err(|error| failed("a host's name", error))?;
         let ca_dir = self.home(0);
-        ca_init(&ca_dir, CLUSTER, &name).map_err(|error| failed("the CA", error))?;
+        ca_init(&ca_dir, CLUSTER, &name, &CaOptions::default()).map_err(|error| failed("the CA", error))?;
         self.spawn(0)?;
         let deadline = Instant::now() + START_DEADLINE;
         self.wait_for_port(SocketAddr::from((self.hosts[0].ip, 7947)), deadline).await?;
@@ -80,7 +80,9 @@ impl Fleet {
             let (token, _) = token_create(&ca_dir, issuer, TOKEN_TTL, 1, vec!["*".into()], None)
                 .map_err(|error| failed("a join token", error))?;
             let name = NodeName::parse(&self.hosts[index].name).map_err(|error| failed("a host's name", error))?;
-            enroll(&token, &self.home(index), &name).await.map_err(|error| failed("enrolment", error))?;
+            enroll(&token, &self.home(index), &name, Enrolling::Same)
+                .await
+                .map_err(|error| failed("enrolment", error))?;
             self.spawn(index)?;
         }
         self.wait_for_mesh(deadline).await?;

@@ -16,7 +16,7 @@ async fn a_host_with_a_token_becomes_a_member_and_both_sides_prove_who_they_are(
     let dir = tempfile::tempdir().unwrap();
     let services = vec!["web-*".to_owned()];
     let (token, _) = token_create(issuer.path(), issuer.address, HOUR, 1, services, Some(name("web-01"))).unwrap();
-    let enrolled = enroll(&token, dir.path(), &name("web-01")).await.unwrap();
+    let enrolled = enroll(&token, dir.path(), &name("web-01"), Enrolling::Same).await.unwrap();
     let told = issuer.seen.recv().await.unwrap();
     assert!(
         matches!(told, Seen::Enrolment(EnrollOutcome::Issued { node, renewed: false, .. }) if node == enrolled.node)
@@ -42,7 +42,7 @@ async fn a_host_with_a_token_becomes_a_member_and_both_sides_prove_who_they_are(
 async fn everything_private_is_readable_by_its_owner_only() {
     let mut issuer = Issuer::start("prod").await;
     let (member, _) = issuer.member("web-01").await;
-    for (directory, count) in [("ca", 6), ("identity", 6)] {
+    for (directory, count) in [("ca", 8), ("identity", 7)] {
         let files: Vec<_> = std::fs::read_dir(issuer.path().join(directory)).unwrap().flatten().collect();
         assert_eq!(files.len(), count, "{files:?}");
         for file in files {
@@ -60,9 +60,11 @@ async fn root_gives_what_it_writes_to_the_owner_of_the_data_directory() {
     if std::os::unix::fs::chown(dir.path(), Some(12_345), Some(54_321)).is_err() {
         return; // Only root can give files away, and so only root has to.
     }
-    ca_init(dir.path(), "prod", &name("first")).unwrap();
+    ca_init(dir.path(), "prod", &name("first"), &CaOptions::default()).unwrap();
     token_create(dir.path(), "127.0.0.1:1".parse().unwrap(), HOUR, 1, all_services(), None).unwrap();
-    for path in ["ca", "ca/root.key", "ca/tokens.json", "ca/tokens.lock", "identity", "identity/node.key"] {
+    for path in
+        ["ca", "ca/root.key", "ca/tokens.json", "ca/issued.jsonl", "ca/tokens.lock", "identity", "identity/node.key"]
+    {
         let file = std::fs::symlink_metadata(dir.path().join(path)).unwrap();
         assert_eq!((file.uid(), file.gid()), (12_345, 54_321), "{path}");
     }
@@ -73,7 +75,7 @@ async fn a_host_that_enrols_again_keeps_its_id_and_gets_new_grants() {
     let mut issuer = Issuer::start("prod").await;
     let (dir, before) = issuer.member("web-01").await;
     let (token, _) = token_create(issuer.path(), issuer.address, HOUR, 1, vec!["db".to_owned()], None).unwrap();
-    enroll(&token, dir.path(), &name("web-01")).await.unwrap();
+    enroll(&token, dir.path(), &name("web-01"), Enrolling::Same).await.unwrap();
     let after = Identity::load(dir.path()).unwrap();
     assert_eq!(after.node, before.node);
     assert_eq!(after.grants, ["db"]);
@@ -93,7 +95,7 @@ async fn a_renewed_certificate_is_presented_at_once_and_stays_the_same_hosts() {
     assert_eq!((renewed.node, after.node, &after.grants), (before.node, before.node, &before.grants));
     assert_eq!((after.issuer, &after.keyring), (before.issuer, &before.keyring));
     assert_ne!(after.certificates[0], before.certificates[0]);
-    tls.replace_certificate(&after);
+    tls.replace(&after).unwrap();
 
     let (address, _seen) = serve(tls, dir.path().to_owned()).await;
     let stream = connect_mesh(&issuer.tls, address).await.unwrap();
@@ -103,7 +105,7 @@ async fn a_renewed_certificate_is_presented_at_once_and_stays_the_same_hosts() {
 #[tokio::test]
 async fn the_issuer_renews_itself_without_a_network() {
     let dir = tempfile::tempdir().unwrap();
-    ca_init(dir.path(), "prod", &name("first")).unwrap();
+    ca_init(dir.path(), "prod", &name("first"), &CaOptions::default()).unwrap();
     let before = Identity::load(dir.path()).unwrap();
     renew(dir.path(), None).await.unwrap();
     let after = Identity::load(dir.path()).unwrap();
@@ -114,13 +116,18 @@ async fn the_issuer_renews_itself_without_a_network() {
 #[tokio::test]
 async fn a_certificate_lasts_seven_days_and_is_due_at_a_third_of_them() {
     let dir = tempfile::tempdir().unwrap();
-    ca_init(dir.path(), "prod", &name("first")).unwrap();
+    ca_init(dir.path(), "prod", &name("first"), &CaOptions::default()).unwrap();
     let identity = Identity::load(dir.path()).unwrap();
     let left = identity.not_after.duration_since(SystemTime::now()).unwrap();
     assert!(left <= NODE_LIFETIME && left > NODE_LIFETIME - HOUR / 60);
     let life = unix_s(identity.not_after) - unix_s(identity.not_before);
     assert_eq!(life, NODE_LIFETIME.as_secs() + HOUR.as_secs(), "one hour back");
-    assert_eq!(unix_s(identity.renewal_due_at()), unix_s(identity.not_before) + life / 3);
+    let due = unix_s(identity.renewal_due_at()) - unix_s(identity.not_before);
+    assert!((life / 3..life / 3 + life / 12).contains(&due), "{due} of {life}");
+    let other = tempfile::tempdir().unwrap();
+    ca_init(other.path(), "prod", &name("first"), &CaOptions::default()).unwrap();
+    let other = Identity::load(other.path()).unwrap();
+    assert_ne!(unix_s(other.renewal_due_at()) - unix_s(other.not_before), due, "not all at the same time");
 }
 
 #[tokio::test]

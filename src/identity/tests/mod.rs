@@ -1,6 +1,7 @@
 //! The whole road on one machine: real files in temporary directories, real TLS over 127.0.0.1. `enrolment` goes from
-//! `ca init` to a certificate, `refusals` is everything that must fail on the way, `handshakes` is what hosts do then.
+//! `ca init` to a certificate, `ca_life` is what comes after it, `refusals` is everything that must fail on the way, `handshakes` is what hosts do then.
 
+mod ca_life;
 mod enrolment;
 mod handshakes;
 mod refusals;
@@ -16,10 +17,10 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
 
 use super::{
-    AcceptError, Accepted, EnrollOutcome, Enrolled, Identity, IdentityError, TlsContexts, accept_mesh, ca_init, enroll,
-    serve_enroll, token_create,
+    AcceptError, Accepted, CaOptions, ClusterTrust, EnrollOutcome, Enrolled, Enrolling, Identity, IdentityError,
+    PeerError, TlsContexts, accept_mesh, ca_init, enroll, serve_enroll, token_create,
 };
-use crate::model::NodeName;
+use crate::model::{NodeId, NodeName};
 
 const HOUR: Duration = Duration::from_secs(3600);
 
@@ -52,7 +53,7 @@ struct Issuer {
 impl Issuer {
     async fn start(cluster: &str) -> Issuer {
         let dir = tempfile::tempdir().unwrap();
-        ca_init(dir.path(), cluster, &name("first")).unwrap();
+        ca_init(dir.path(), cluster, &name("first"), &CaOptions::default()).unwrap();
         let identity = Identity::load(dir.path()).unwrap();
         let tls = identity.tls().unwrap();
         let (address, seen) = serve(tls.clone(), dir.path().to_owned()).await;
@@ -81,7 +82,7 @@ impl Issuer {
 
     async fn enroll(&mut self, dir: &Path, called: &str) -> Result<Enrolled, IdentityError> {
         let token = self.token();
-        let enrolled = enroll(&token, dir, &name(called)).await;
+        let enrolled = enroll(&token, dir, &name(called), Enrolling::Same).await;
         assert!(matches!(self.seen.recv().await, Some(Seen::Enrolment(_))));
         enrolled
     }
@@ -95,7 +96,8 @@ async fn serve(tls: TlsContexts, dir: PathBuf) -> (SocketAddr, mpsc::UnboundedRe
         while let Ok((tcp, _)) = listener.accept().await {
             let event = match accept_mesh(&tls, tcp).await {
                 Ok(Accepted::Enroll(stream)) => {
-                    serve_enroll(*stream, &dir, async {}).await.map_or_else(Seen::BrokenOff, Seen::Enrolment)
+                    let served = serve_enroll(*stream, &dir, tls.cluster_trust(), async {}).await;
+                    served.map_or_else(Seen::BrokenOff, Seen::Enrolment)
                 }
                 Ok(Accepted::Mesh { peer, .. }) => Seen::Mesh(peer.name.to_string()),
                 Err(error) => Seen::Closed(error),

@@ -29,11 +29,11 @@ fn refused(result: Result<Enrolled, IdentityError>) -> RefusalCode {
 async fn a_used_token_is_refused_in_words_and_the_ledger_stays_as_it_was() {
     let mut issuer = Issuer::start("prod").await;
     let token = issuer.token();
-    enroll(&token, tempfile::tempdir().unwrap().path(), &name("web-01")).await.unwrap();
+    enroll(&token, tempfile::tempdir().unwrap().path(), &name("web-01"), Enrolling::Same).await.unwrap();
     let ledger = issuer.ledger();
 
     let second = tempfile::tempdir().unwrap();
-    let error = enroll(&token, second.path(), &name("web-02")).await.unwrap_err();
+    let error = enroll(&token, second.path(), &name("web-02"), Enrolling::Same).await.unwrap_err();
     assert!(error.to_string().contains("the token has been used already; create a new one"), "{error}");
     assert_eq!(issuer.ledger(), ledger);
     assert!(matches!(Identity::load(second.path()), Err(IdentityError::NotEnrolled { .. })));
@@ -48,14 +48,20 @@ async fn an_expired_token_a_wrong_secret_and_another_hosts_token_are_refused() {
     let dir = tempfile::tempdir().unwrap();
     let past = SystemTime::now() - 2 * HOUR;
     let (expired, _) = create(issuer.path(), issuer.address, past, HOUR, 1, all_services(), None).unwrap();
-    assert_eq!(refused(enroll(&expired, dir.path(), &name("web-01")).await), RefusalCode::ExpiredToken);
+    assert_eq!(
+        refused(enroll(&expired, dir.path(), &name("web-01"), Enrolling::Same).await),
+        RefusalCode::ExpiredToken
+    );
 
     let mut guessed = JoinToken::parse(&issuer.token()).unwrap();
     guessed.secret[0] ^= 1;
-    assert_eq!(refused(enroll(&guessed.to_text(), dir.path(), &name("web-01")).await), RefusalCode::UnknownToken);
+    assert_eq!(
+        refused(enroll(&guessed.to_text(), dir.path(), &name("web-01"), Enrolling::Same).await),
+        RefusalCode::UnknownToken
+    );
 
     let bound = token_create(issuer.path(), issuer.address, HOUR, 1, all_services(), Some(name("db-01"))).unwrap().0;
-    assert_eq!(refused(enroll(&bound, dir.path(), &name("web-01")).await), RefusalCode::OtherName);
+    assert_eq!(refused(enroll(&bound, dir.path(), &name("web-01"), Enrolling::Same).await), RefusalCode::OtherName);
     assert!(token_list(issuer.path()).unwrap().iter().all(|token| token.uses_left == 1));
 }
 
@@ -65,7 +71,9 @@ async fn another_cas_host_is_told_nothing() {
     let mut impostor = Issuer::start("prod").await;
     let mut token = JoinToken::parse(&home.token()).unwrap();
     token.issuer_address = impostor.address;
-    let error = enroll(&token.to_text(), tempfile::tempdir().unwrap().path(), &name("web-01")).await.unwrap_err();
+    let error = enroll(&token.to_text(), tempfile::tempdir().unwrap().path(), &name("web-01"), Enrolling::Same)
+        .await
+        .unwrap_err();
     assert!(matches!(error, IdentityError::WrongRoot { .. }), "{error}");
     let seen = impostor.seen.recv().await.unwrap();
     assert!(matches!(seen, Seen::Closed(AcceptError::Handshake(_))), "no request: {seen:?}");
@@ -78,7 +86,9 @@ async fn a_member_that_is_not_the_issuer_is_told_nothing_either() {
     let (address, mut seen) = serve(member.tls().unwrap(), dir.path().to_owned()).await;
     let mut token = JoinToken::parse(&issuer.token()).unwrap();
     token.issuer_address = address;
-    let error = enroll(&token.to_text(), tempfile::tempdir().unwrap().path(), &name("web-02")).await.unwrap_err();
+    let error = enroll(&token.to_text(), tempfile::tempdir().unwrap().path(), &name("web-02"), Enrolling::Same)
+        .await
+        .unwrap_err();
     assert!(matches!(error, IdentityError::WrongIssuer { .. }), "{error}");
     assert!(matches!(seen.recv().await, Some(Seen::BrokenOff(_))));
 }
@@ -92,10 +102,10 @@ async fn nobody_at_the_address_and_no_tls_there_are_told_apart() {
     token.issuer_address = plain.local_addr().unwrap();
     let answer = async { plain.accept().await.unwrap().0.write_all(b"HTTP/1.1 400 Bad Request\r\n\r\n").await };
     let text = token.to_text();
-    let (error, _) = tokio::join!(enroll(&text, dir.path(), &web), answer);
+    let (error, _) = tokio::join!(enroll(&text, dir.path(), &web, Enrolling::Same), answer);
     assert!(matches!(error, Err(IdentityError::Handshake { .. })));
     drop(plain);
-    let error = enroll(&text, dir.path(), &web).await;
+    let error = enroll(&text, dir.path(), &web, Enrolling::Same).await;
     assert!(matches!(error, Err(IdentityError::Connect { .. })));
 }
 
@@ -128,7 +138,7 @@ async fn an_enrolment_that_breaks_off_half_way_leaves_the_old_identity_in_force(
     let renewed = Reply::Renewed { certificates: vec![] };
     for reply in [old_key, nothing, other_root, renewed] {
         let token = answering(&issuer, reply).await;
-        assert!(enroll(&token, dir.path(), &name("web-01")).await.is_err());
+        assert!(enroll(&token, dir.path(), &name("web-01"), Enrolling::Same).await.is_err());
         let after = Identity::load(dir.path()).unwrap();
         assert_eq!((after.certificates, after.keyring), (before.certificates.clone(), before.keyring.clone()));
     }
@@ -156,7 +166,7 @@ async fn renewal_needs_a_certificate_and_an_issuer() {
     let mut issuer = Issuer::start("prod").await;
     let (dir, member) = issuer.member("web-01").await;
     let request = Request::Renew(RenewRequest { csr: Blob(vec![]), time_unix_s: 0 });
-    let (reply, _) = answer(issuer.path(), Some(request), None, &[0; 32], SystemTime::now());
+    let (reply, _) = answer(issuer.path(), &ClusterTrust::default(), Some(request), None, &[0; 32], SystemTime::now());
     assert!(matches!(reply, Reply::Refused { code: RefusalCode::NoCertificate, .. }));
 
     let (elsewhere, _seen) = serve(member.tls().unwrap(), dir.path().to_owned()).await;
@@ -167,14 +177,20 @@ async fn renewal_needs_a_certificate_and_an_issuer() {
 #[test]
 fn a_second_ca_is_not_made_over_the_first_nor_over_an_identity() {
     let dir = tempfile::tempdir().unwrap();
-    ca_init(dir.path(), "prod", &name("first")).unwrap();
+    ca_init(dir.path(), "prod", &name("first"), &CaOptions::default()).unwrap();
     let root = std::fs::read(dir.path().join("ca/root.pem")).unwrap();
-    assert!(matches!(ca_init(dir.path(), "prod", &name("first")), Err(IdentityError::AlreadyThere { .. })));
+    assert!(matches!(
+        ca_init(dir.path(), "prod", &name("first"), &CaOptions::default()),
+        Err(IdentityError::AlreadyThere { .. })
+    ));
     assert_eq!(std::fs::read(dir.path().join("ca/root.pem")).unwrap(), root);
     std::fs::rename(dir.path().join("ca"), dir.path().join("ca.old")).unwrap();
-    assert!(matches!(ca_init(dir.path(), "prod", &name("first")), Err(IdentityError::AlreadyThere { .. })));
     assert!(matches!(
-        ca_init(tempfile::tempdir().unwrap().path(), "A B", &name("x")),
+        ca_init(dir.path(), "prod", &name("first"), &CaOptions::default()),
+        Err(IdentityError::AlreadyThere { .. })
+    ));
+    assert!(matches!(
+        ca_init(tempfile::tempdir().unwrap().path(), "A B", &name("x"), &CaOptions::default()),
         Err(IdentityError::ClusterName(_))
     ));
 }
@@ -190,7 +206,7 @@ fn only_an_issuer_makes_tokens() {
 
 fn issuer_with_token(uses: u32) -> (TempDir, JoinToken) {
     let dir = tempfile::tempdir().unwrap();
-    ca_init(dir.path(), "prod", &name("first")).unwrap();
+    ca_init(dir.path(), "prod", &name("first"), &CaOptions::default()).unwrap();
     let address = "127.0.0.1:7947".parse().unwrap();
     let (text, _) = token_create(dir.path(), address, HOUR, uses, all_services(), None).unwrap();
     (dir, JoinToken::parse(&text).unwrap())
@@ -231,7 +247,16 @@ fn request(token: &JoinToken, time: SystemTime) -> EnrollRequest {
 fn a_request_that_cannot_be_granted_does_not_cost_the_token() {
     let (dir, token) = issuer_with_token(1);
     let now = SystemTime::now();
-    let refusal = |request| match answer(dir.path(), Some(Request::Enroll(request)), None, &[5; 32], now).0 {
+    let refusal = |request| match answer(
+        dir.path(),
+        &ClusterTrust::default(),
+        Some(Request::Enroll(request)),
+        None,
+        &[5; 32],
+        now,
+    )
+    .0
+    {
         Reply::Refused { code, .. } => Some(code),
         _ => None,
     };
@@ -255,7 +280,8 @@ fn a_damaged_ledger_issues_nothing() {
     let (dir, token) = issuer_with_token(1);
     std::fs::write(dir.path().join("ca/tokens.json"), "{").unwrap();
     let now = SystemTime::now();
-    let (reply, outcome) = answer(dir.path(), Some(Request::Enroll(request(&token, now))), None, &[5; 32], now);
+    let (reply, outcome) =
+        answer(dir.path(), &ClusterTrust::default(), Some(Request::Enroll(request(&token, now))), None, &[5; 32], now);
     assert!(matches!(reply, Reply::Refused { code: RefusalCode::Failed, .. }));
     assert!(matches!(outcome, EnrollOutcome::Failed(IdentityError::Damaged { .. })));
 }
@@ -311,7 +337,7 @@ proptest! {
         if !known_token {
             asked.secret = Blob(secret.clone());
         }
-        let (reply, _) = answer(dir.path(), Some(Request::Enroll(asked)), None, &[5; 32], now);
+        let (reply, _) = answer(dir.path(), &ClusterTrust::default(), Some(Request::Enroll(asked)), None, &[5; 32], now);
         let is_refused = matches!(reply, Reply::Refused { .. });
         prop_assert!(is_refused);
     }

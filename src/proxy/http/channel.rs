@@ -29,7 +29,7 @@ const CHANNELS_MAX: usize = 8;
 pub(super) struct Channel {
     sender: http2::SendRequest<Payload>,
     open: Cell<usize>,
-    not_after: SystemTime,
+    retires_at: SystemTime,
     used_at: Cell<Instant>,
     /// It takes no more requests; those under way stay.
     is_retired: Cell<bool>,
@@ -161,7 +161,7 @@ impl Host {
         let mut channels = self.channels.borrow_mut();
         let now = SystemTime::now();
         channels.retain(|channel| !channel.sender.is_closed());
-        channels.iter().filter(|channel| channel.not_after <= now).for_each(|channel| channel.is_retired.set(true));
+        channels.iter().filter(|channel| channel.retires_at <= now).for_each(|channel| channel.is_retired.set(true));
         let taking = || channels.iter().filter(|channel| !channel.is_retired.get());
         let emptiest = taking().min_by_key(|channel| channel.open.get())?;
         let is_full = emptiest.open.get() >= STREAMS_MAX as usize;
@@ -207,7 +207,7 @@ async fn shake_hands(worker: &Worker, node: &Node) -> Result<Rc<Channel>, LinkEr
     Ok(Rc::new(Channel {
         sender,
         open: Cell::new(0),
-        not_after: peer.not_after,
+        retires_at: worker.tls.retires_at(SystemTime::now(), peer.not_after),
         used_at: Cell::new(Instant::now()),
         is_retired: Cell::new(false),
         socket,

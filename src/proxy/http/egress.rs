@@ -93,6 +93,9 @@ async fn serve_request(
     if *worker.shutdown.borrow() {
         return Err(Reason::Draining);
     }
+    if worker.is_revoked(peer.node) {
+        return Err(Reason::NotAllowed);
+    }
     let (service, instance, tag) = read_target(request.headers()).ok_or(Reason::BadRequest)?;
     let caller = read_caller(request.headers()).map_err(|_| Reason::BadRequest)?;
     if !worker.may_call_as(peer, caller.as_ref()) {

@@ -18,7 +18,7 @@ use tokio::time::timeout;
 
 use super::{Target, serve_application};
 use crate::config::{AccessLog, Capture};
-use crate::identity::{Identity, TlsContexts, ca_init};
+use crate::identity::{CaOptions, Identity, TlsContexts, ca_init};
 use crate::lobby::Source;
 use crate::model::{
     Directory, Freshness, Instance, MemberState, Node, NodeFacts, NodeId, NodeName, Protocol, Service, ServiceId,
@@ -88,7 +88,7 @@ async fn closed_port() -> u16 {
 
 fn tls() -> (NodeId, TlsContexts) {
     let home = tempfile::tempdir().unwrap();
-    ca_init(home.path(), "test", &NodeName::parse("far").unwrap()).unwrap();
+    ca_init(home.path(), "test", &NodeName::parse("far").unwrap(), &CaOptions::default()).unwrap();
     let identity = Identity::load(home.path()).unwrap();
     (identity.node, identity.tls().unwrap())
 }

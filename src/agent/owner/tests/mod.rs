@@ -25,7 +25,7 @@ use crate::config::{
     CheckDefinition, CheckKind, CheckRegistration, ConfigErrors, ServiceDefinition, service_registration,
 };
 use crate::health;
-use crate::identity::{PeerIdentity, ca_init};
+use crate::identity::{CaOptions, PeerIdentity, ca_init};
 use crate::model::{CallerKeys, Health, NodeName, Protocol, RecordId, RecordKind, ServiceId, ServiceName, Weights};
 use crate::store::{Opened, Registrations, Store};
 
@@ -44,7 +44,7 @@ struct Bench {
 /// A data directory with an identity.
 fn enrolled() -> TempDir {
     let dir = tempfile::tempdir().unwrap();
-    ca_init(dir.path(), "prod", &NodeName::parse("web-01").unwrap()).unwrap();
+    ca_init(dir.path(), "prod", &NodeName::parse("web-01").unwrap(), &CaOptions::default()).unwrap();
     dir
 }
 
