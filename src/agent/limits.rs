@@ -4,7 +4,7 @@
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tracing::{info, warn};
 
-/// Connections that have proven nothing can hold some 14,000 when all ports are flooded at once; calls need theirs beside
+/// Connections that have proven nothing can hold some 8,000 when all ports are flooded at once; calls need theirs beside
 /// them. systemd/weft.service allows 524,288.
 const ENOUGH_FILES: u64 = 18_000;
 

@@ -57,12 +57,12 @@ use worker::{Listener, Parts};
 /// Connections to the mesh port without a request yet. A host of a large fleet that returns is called by hundreds at once,
 /// and one host that begins a thousand calls at once opens a thousand connections. A silent one holds about 6 KiB, one in its
 /// handshake up to 40.
-const MESH_WAITING: lobby::Limits = lobby::Limits { total: 4096, each: 2048 };
+const MESH_WAITING: lobby::Limits = lobby::Limits { total: 2048, each: 1024 };
 /// Enrolments without a request yet; a host needs one, but hundreds may be behind one address.
 const ENROLMENTS_WAITING: lobby::Limits = lobby::Limits { total: 256, each: 64 };
 /// Connections of programs on which nothing has moved yet, counted by the service address that they called: all programs
 /// come from this host.
-const CALLS_WAITING: lobby::Limits = lobby::Limits { total: 4096, each: 2048 };
+const CALLS_WAITING: lobby::Limits = lobby::Limits { total: 2048, each: 1024 };
 /// What a round trip to another agent asks for. It is refused whatever services there are, and counted as nothing.
 const PROBE_NAME: &str = "weft-probe";
 /// Questions of the DNS shim that wait for the binder.
