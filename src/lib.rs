@@ -13,6 +13,7 @@ pub mod dns;
 pub mod gossip;
 pub mod health;
 pub mod identity;
+pub mod lobby;
 pub mod model;
 pub mod policy;
 pub mod proxy;

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 /// A module imports only from lower floors, never from a sibling on its own.
 const FLOORS: &[(u8, &[&str])] = &[
     (0, &["model"]),
-    (1, &["swim", "catalog", "route", "policy", "wire"]),
+    (1, &["swim", "catalog", "route", "policy", "wire", "lobby"]),
     (2, &["access", "config", "store", "identity"]),
     (3, &["gossip", "health", "dns", "proxy", "sources", "api", "ui"]),
     (4, &["agent"]),
@@ -19,7 +19,7 @@ const FLOORS: &[(u8, &[&str])] = &[
 ];
 
 /// Modules that take time and randomness as arguments and return their effects.
-const PURE: &[&str] = &["model", "swim", "catalog", "route", "policy", "wire"];
+const PURE: &[&str] = &["model", "swim", "catalog", "route", "policy", "wire", "lobby"];
 
 /// What a pure module never mentions, its tests included: any of these as consecutive segments of a path.
 const IMPURE: &[(&[&str], &str)] = &[

@@ -4,10 +4,24 @@
 
 extern crate self as weft;
 
+#[path = "../../src/api/mod.rs"]
+pub mod api;
 #[path = "../../src/catalog/mod.rs"]
 pub mod catalog;
+#[path = "../../src/config/mod.rs"]
+pub mod config;
+#[path = "../../src/dns/mod.rs"]
+pub mod dns;
+#[path = "../../src/identity/mod.rs"]
+pub mod identity;
+#[path = "../../src/lobby/mod.rs"]
+pub mod lobby;
 #[path = "../../src/model/mod.rs"]
 pub mod model;
+#[path = "../../src/policy/mod.rs"]
+pub mod policy;
+#[path = "../../src/route/mod.rs"]
+pub mod route;
 #[path = "../../src/swim/mod.rs"]
 pub mod swim;
 mod targets;

@@ -3,21 +3,27 @@
 //!
 //! Used by the fuzzer and by `tests/wire/fuzzed.rs`, which replays every kept input.
 
-use std::net::SocketAddr;
+use std::collections::BTreeMap;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use bytes::Bytes;
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::SeedableRng;
 use weft::catalog::{self, Catalog, Relay};
-use weft::model::{CatalogMessage, NodeId, NodeName, Record, Want};
+use weft::model::{
+    CatalogMessage, CheckStatus, Directory, Freshness, Health, Instance, MemberState, Node, NodeFacts, NodeId,
+    NodeName, Protocol, Record, Service, ServiceId, ServiceName, Tag, VipTarget, Want, Weights,
+};
+use weft::policy::Policies;
 use weft::swim::{self, Swim};
 use weft::wire::body;
 use weft::wire::codec;
 use weft::wire::frame::{FrameHeader, HEADER_BYTES, Open, RstReason};
 use weft::wire::keyring::Keyring;
 use weft::wire::packet::{self, Content, Datagram};
-use weft::wire::policy;
+use weft::wire::policy::{POLICY_FORMAT, decode_policy, encode_policy};
 use weft::wire::protocol::{PROTOCOL_MAX, Versioned};
 use weft::wire::seal::{GossipKey, Opener, Sealer};
 use weft::wire::stream::{self, StreamReply, StreamRequest};
@@ -26,7 +32,7 @@ use weft::wire::stream::{self, StreamReply, StreamRequest};
 pub(crate) type Target = (&'static str, fn(&[u8]));
 
 /// Every target.
-pub(crate) const TARGETS: [Target; 9] = [
+pub(crate) const TARGETS: [Target; 13] = [
     ("packet", packet),
     ("datagram", datagram),
     ("frame", frame),
@@ -36,6 +42,10 @@ pub(crate) const TARGETS: [Target; 9] = [
     ("keyring", keyring),
     ("catalog", catalog),
     ("swim", swim),
+    ("policy", policy),
+    ("enrolment", enrolment),
+    ("dns", dns),
+    ("api", api),
 ];
 
 const LOCAL: NodeId = NodeId([1; 16]);
@@ -126,8 +136,8 @@ fn node_and_instance(format: u16, bytes: &[u8]) {
     {
         assert_eq!(body::decode_instance(body::INSTANCE_FORMAT, &written), Ok(instance));
     }
-    if let Ok((policy, proof)) = policy::decode_policy(format, bytes) {
-        assert_eq!(policy::encode_policy(&proof, &policy.signed), Ok(bytes.to_vec()));
+    if let Ok((policy, proof)) = decode_policy(format, bytes) {
+        assert_eq!(encode_policy(&proof, &policy.signed), Ok(bytes.to_vec()));
     }
 }
 
@@ -275,4 +285,123 @@ fn swim(data: &[u8]) {
         assert!(swim.poll_output().is_none(), "a queue without end");
         assert!(swim.snapshot().iter().any(|claim| claim.node == LOCAL), "it is a member itself");
     }
+}
+
+/// What operators decided, in the logs of hosts that come and go.
+fn policy(data: &[u8]) {
+    let mut policies = Policies::default();
+    for (what, who, argument) in steps(data) {
+        // A statement's length is not a multiple of the unit: what follows it is tried both ways.
+        let cut = argument.len().saturating_sub(usize::from(what / 8) % STEP_BYTES);
+        let Ok((policy, _)) = decode_policy(POLICY_FORMAT, &argument[..cut]) else { continue };
+        let id = policy.id();
+        match what % 8 {
+            0..=5 => {
+                let _ = policies.hold(node(who), Arc::new(policy));
+            }
+            6 => policies.dropped(&id, node(who)),
+            _ => {
+                let _ = (policies.orphans(|at| at == node(who)), policies.replaced_in(node(who)), policies.unvouched());
+            }
+        }
+        let intentions = policies.compile();
+        let _ = (policies.surplus_in(node(who), |_| true), format!("{intentions:?}"));
+    }
+}
+
+/// What strangers send to an issuer, and what comes back; join tokens, certificates, and proofs of claims.
+fn enrolment(data: &[u8]) {
+    let Some((what, rest)) = data.split_first() else { return };
+    match what % 4 {
+        0 => weft::identity::fuzzed::enrolment(rest),
+        1 => weft::identity::fuzzed::token(&String::from_utf8_lossy(rest)),
+        2 => weft::identity::fuzzed::certificate(rest),
+        _ => weft::identity::fuzzed::claim(rest),
+    }
+}
+
+/// What programs ask of the shim, and what upstreams say.
+fn dns(data: &[u8]) {
+    let Some((what, rest)) = data.split_first() else { return };
+    match what % 2 {
+        0 => weft::dns::fuzzed::query(rest, view()),
+        _ => weft::dns::fuzzed::upstream(rest),
+    }
+}
+
+/// What programs ask of the API: a line of method and target, then the body.
+fn api(data: &[u8]) {
+    weft::api::fuzzed::request(data, view());
+}
+
+/// Two hosts, and a service on both with a tag and a check.
+fn view() -> &'static Directory {
+    static VIEW: OnceLock<Directory> = OnceLock::new();
+    VIEW.get_or_init(|| {
+        let (name, tag) = (ServiceName::parse("billing").expect("a name"), Tag::parse("v2").expect("a tag"));
+        let host = |number: u8, name: &str| {
+            let address = Ipv4Addr::new(10, 0, 0, number);
+            Arc::new(Node {
+                id: NodeId([number; 16]),
+                facts: NodeFacts {
+                    name: NodeName::parse(name).expect("a name"),
+                    address: address.into(),
+                    mesh: (address, 7947).into(),
+                    gossip: (address, 7946).into(),
+                    zone: "eu-1a".into(),
+                    meta: BTreeMap::from([("rack".into(), "r1".into())]),
+                    version: "0.1.0".into(),
+                    checks: Vec::new(),
+                    certificates: Vec::new(),
+                },
+                state: MemberState::Alive,
+                mesh_reachable: true,
+                incarnation: 1,
+                index: 2,
+            })
+        };
+        let check = CheckStatus {
+            id: "service:billing".into(),
+            name: "it answers".into(),
+            kind: "http".into(),
+            health: Health::Passing,
+        };
+        let instance = Arc::new(Instance {
+            id: ServiceId::parse("billing").expect("an id"),
+            service: name.clone(),
+            address: None,
+            port: 8080,
+            protocol: Protocol::Http,
+            vip_port: None,
+            tags: [tag.clone()].into(),
+            meta: BTreeMap::new(),
+            weights: Weights::default(),
+            request_timeout: None,
+            checks: vec![check],
+        });
+        let hosts = [host(1, "web-1"), host(2, "web-2")];
+        let (vip, tag_vip) = (Ipv4Addr::new(127, 64, 0, 1), Ipv4Addr::new(127, 64, 0, 2));
+        let service = Service {
+            name: name.clone(),
+            vip,
+            vip_port: 8080,
+            disputed: false,
+            protocol: Protocol::Http,
+            tag_vips: BTreeMap::from([(tag.clone(), tag_vip)]),
+            instances: hosts.iter().map(|host| (host.clone(), instance.clone())).collect(),
+            index: 2,
+        };
+        let target = |tag| VipTarget { service: name.clone(), tag };
+        Directory {
+            index: 2,
+            nodes_index: 2,
+            services_index: 2,
+            absent_index: 1,
+            freshness: Freshness::Live,
+            vips: [(vip, target(None)), (tag_vip, target(Some(tag)))].into(),
+            nodes: hosts.into_iter().map(|host| (host.id, host)).collect(),
+            services: BTreeMap::from([(name.clone(), Arc::new(service))]),
+            ..Directory::empty(NodeId([1; 16]))
+        }
+    })
 }

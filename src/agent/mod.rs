@@ -14,6 +14,7 @@ mod directory;
 mod enroll;
 mod kept;
 mod keyring;
+mod limits;
 mod metrics;
 mod own;
 mod owner;
@@ -147,6 +148,7 @@ pub fn run(config: Config) -> Result<(), AgentError> {
 }
 
 async fn run_here(config: Config) -> Result<(), AgentError> {
+    limits::set();
     let opened = Store::open(&config.data_dir, STORE_DEADLINE)?;
     if let Some(aside) = &opened.moved_aside {
         warn!(kept = %aside.path.display(), reason = aside.reason, "the catalog cache was moved aside; gossip refills it");
@@ -226,7 +228,7 @@ async fn run_here(config: Config) -> Result<(), AgentError> {
     // Published before anything listens: the first question is answered from the store.
     owner.turn();
 
-    let (gossip_counters, peers) = (gossip.counters(), gossip.peers());
+    let (gossip_counters, peers, gossip_lobby) = (gossip.counters(), gossip.peers(), gossip.lobby());
     let calls = gossip.keyring_calls();
     let keyring = keyring.start(identity.clone(), config.data_dir.clone(), directory.clone(), calls);
     let gossip_task = tokio::spawn(gossip.run(events, gossip_commands, shutdown.clone()));
@@ -247,6 +249,7 @@ async fn run_here(config: Config) -> Result<(), AgentError> {
     let traffic = proxy.traffic();
     let gossip_sources = (gossip_counters, peers.clone());
     let mut sources = metrics::Sources::new(directory.clone(), tallied, gossip_sources, keyring_in_force, &proxy);
+    sources.lobbies.push(("gossip", gossip_lobby));
     let dns = threads::start_dns(&config, directory.clone(), vip_asked, shutdown.clone(), &mut sources).await?;
     let (decided, decisions) = (directory.clone(), changed.clone());
     let services = threads::Services {

@@ -85,6 +85,7 @@ pub(super) async fn start_dns(
     // Sockets belong to the runtime that they are made in.
     let (runtime, bound) = bind_in(runtime()?, dns::bind(settings)).await?;
     sources.dns = Some(bound.counters());
+    sources.lobbies.push(("dns", bound.lobby()));
     spawn("weft-dns", runtime, bound.run(directory, Some(vip_asked), shutdown))
 }
 
@@ -224,6 +225,8 @@ impl Services<'_> {
         };
         let (runtime, bound) = bind_in(runtime()?, api::bind(settings)).await?;
         sources.api = Some(bound.counters());
+        let [tcp, socket] = bound.lobbies();
+        sources.lobbies.extend([("api", tcp), ("api-socket", socket)]);
         let (health_sender, health_events) = mpsc::channel(EVENT_QUEUE);
         let (api_sender, api_commands) = mpsc::channel(API_QUEUE);
         let (updated_sender, updated) = mpsc::channel(CHECK_QUEUE);

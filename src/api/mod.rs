@@ -19,6 +19,8 @@ mod explain;
 mod filter;
 #[cfg(test)]
 mod fixtures_tests;
+#[doc(hidden)]
+pub mod fuzzed;
 mod guard;
 mod keyring;
 mod local;
@@ -102,6 +104,11 @@ pub struct Limits {
     /// Connections at once over TCP, and as many again over the unix socket, so that nobody who may only reach TCP can
     /// shut out the operator. Each program that watches holds one or a few.
     pub connections_max: usize,
+    /// Of those, connections without a request under way: beyond it the one that has been idle for longest is closed, which
+    /// a client must be ready for (RFC 9112 §9.5). Each holds about 6 KiB.
+    pub waiting_max: usize,
+    /// Of those, from one address, where others than this host may ask.
+    pub waiting_each_max: usize,
     /// Bodies being read at once, each of at most 256 KiB.
     pub bodies_max: usize,
     /// From the start of a connection, or the end of an answer, to the end of the next request's head.
@@ -118,6 +125,8 @@ impl Default for Limits {
     fn default() -> Limits {
         Limits {
             connections_max: 4096,
+            waiting_max: 1024,
+            waiting_each_max: 128,
             bodies_max: 64,
             head_timeout: Duration::from_secs(30),
             body_timeout: Duration::from_secs(10),

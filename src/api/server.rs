@@ -1,7 +1,7 @@
 //! The API's sockets: accepts, bounds and serves connections. What each request is answered with is `responder`'s.
 
 use std::convert::Infallible;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::sync::Arc;
@@ -30,9 +30,10 @@ use super::watch::Hub;
 use super::whoami::{Ends, WhoAsks};
 use super::write_deadline::WriteDeadline;
 use super::{
-    ApiError, CheckOutput, Command, Counters, Local, Metrics, Settings, Traffic, TrafficSource, VersionsSource,
+    ApiError, CheckOutput, Command, Counters, Limits, Local, Metrics, Settings, Traffic, TrafficSource, VersionsSource,
 };
 use crate::access::{Audit, Tokens};
+use crate::lobby::{self, Lobby, Place, Source};
 use crate::model::Directory;
 
 /// hyper's buffer for a request's head; beyond it the answer is 431. Twice what clients send in practice.
@@ -75,6 +76,7 @@ pub async fn bind(settings: Settings) -> Result<Bound, ApiError> {
     let traffic: TrafficSource = Arc::new(Traffic::default);
     let versions: VersionsSource = Arc::new(|_| None);
     let own = Arc::new(ArcSwap::from_pointee(Local::default()));
+    let lobbies = Lobbies::new(local.ip(), &settings.limits);
     Ok(Bound {
         settings,
         tcp,
@@ -89,6 +91,7 @@ pub async fn bind(settings: Settings) -> Result<Bound, ApiError> {
         versions,
         who_asks: None,
         counters: Arc::new(Counters { audit_lost, ..Counters::default() }),
+        lobbies,
     })
 }
 
@@ -107,6 +110,24 @@ pub struct Bound {
     versions: VersionsSource,
     who_asks: Option<WhoAsks>,
     counters: Arc<Counters>,
+    lobbies: Lobbies,
+}
+
+/// Connections without a request under way, those of the socket apart: who may only reach TCP cannot crowd out an operator.
+#[derive(Debug, Clone)]
+struct Lobbies {
+    tcp: Lobby,
+    socket: Lobby,
+}
+
+impl Lobbies {
+    fn new(listen: IpAddr, limits: &Limits) -> Lobbies {
+        let total = limits.waiting_max;
+        // On loopback all programs share one address.
+        let each = if listen.is_loopback() { total } else { limits.waiting_each_max.min(total) };
+        let lobby = |each| Lobby::new(lobby::Limits { total, each });
+        Lobbies { tcp: lobby(each), socket: lobby(total) }
+    }
 }
 
 impl Bound {
@@ -118,6 +139,11 @@ impl Bound {
     /// What is counted, for `/metrics`.
     pub fn counters(&self) -> Arc<Counters> {
         self.counters.clone()
+    }
+
+    /// Connections without a request under way: over TCP, and over the unix socket.
+    pub fn lobbies(&self) -> [Lobby; 2] {
+        [self.lobbies.tcp.clone(), self.lobbies.socket.clone()]
     }
 
     /// Shows the outputs of local checks wherever those are told.
@@ -173,6 +199,7 @@ impl Bound {
             versions,
             who_asks,
             counters,
+            lobbies,
         } = self;
         let open = Openness { on_loopback: settings.listen.ip().is_loopback(), writes: settings.writes_over_tcp };
         let hub = Hub::new(directory.clone(), own.clone());
@@ -208,23 +235,25 @@ impl Bound {
                         let ip = stream.local_addr().map_or(shared.settings.listen.ip(), |local| local.ip());
                         let stream = WriteDeadline::new(stream, shared.settings.limits.write_timeout);
                         let via = if tls.is_some() { Via::Tls } else { Via::Tcp(ip) };
+                        let held = (slot, lobbies.tcp.enter(Source::of(client.ip())));
                         let client = Client { via, ends, peer: None };
                         let (shared, shutdown) = (shared.clone(), shutdown.clone());
                         match tls.clone() {
-                            Some(tls) => connections.spawn(serve_tls(tls, stream, client, shared, shutdown, slot)),
-                            None => connections.spawn(serve(stream, client, shared, shutdown, slot)),
+                            Some(tls) => connections.spawn(serve_tls(tls, stream, client, shared, shutdown, held)),
+                            None => connections.spawn(serve(stream, client, shared, shutdown, held)),
                         };
                     },
-                    Err(error) => pause(&error).await,
+                    Err(error) => pause(&error, &lobbies.tcp).await,
                 },
                 accepted = accept_unix(unix.as_ref()) => match accepted {
                     Ok(stream) => if let Some(slot) = shared.slot(&unix_slots) {
                         let peer = peer(&stream, shared.settings.socket.as_deref());
                         let client = Client { via: Via::Unix, ends: None, peer };
                         let stream = WriteDeadline::new(stream, shared.settings.limits.write_timeout);
-                        connections.spawn(serve(stream, client, shared.clone(), shutdown.clone(), slot));
+                        let held = (slot, lobbies.socket.enter(Source::SOCKET));
+                        connections.spawn(serve(stream, client, shared.clone(), shutdown.clone(), held));
                     },
-                    Err(error) => pause(&error).await,
+                    Err(error) => pause(&error, &lobbies.socket).await,
                 },
                 Some(_) = connections.join_next() => {}
                 () = stopped(&mut shutdown) => break,
@@ -263,10 +292,17 @@ async fn serve_tls<S: AsyncRead + AsyncWrite + Unpin + 'static>(
     client: Client,
     shared: Arc<Shared>,
     shutdown: watch::Receiver<bool>,
-    slot: OwnedSemaphorePermit,
+    held: (OwnedSemaphorePermit, Place),
 ) {
-    match tokio::time::timeout(HANDSHAKE_MAX, tls.accept(stream)).await {
-        Ok(Ok(stream)) => serve(stream, client, shared, shutdown, slot).await,
+    let shaken = async {
+        tokio::select! {
+            shaken = tls.accept(stream) => shaken,
+            // Others need its place.
+            () = held.1.shown_out() => Err(std::io::ErrorKind::ConnectionAborted.into()),
+        }
+    };
+    match tokio::time::timeout(HANDSHAKE_MAX, shaken).await {
+        Ok(Ok(stream)) => serve(stream, client, shared, shutdown, held).await,
         Ok(Err(error)) => {
             Counters::add(&shared.counters.malformed);
             debug!(%error, "a TLS handshake with the API failed");
@@ -275,8 +311,10 @@ async fn serve_tls<S: AsyncRead + AsyncWrite + Unpin + 'static>(
     }
 }
 
-async fn pause(error: &std::io::Error) {
-    warn!(%error, "the API cannot accept a connection");
+async fn pause(error: &std::io::Error, lobby: &Lobby) {
+    if lobby.accept_failed() {
+        warn!(%error, "the API cannot accept a connection; if files ran out, raise LimitNOFILE");
+    }
     tokio::time::sleep(ACCEPT_PAUSE).await;
 }
 
@@ -297,13 +335,21 @@ async fn serve<S: AsyncRead + AsyncWrite + Unpin + 'static>(
     client: Client,
     shared: Arc<Shared>,
     mut shutdown: watch::Receiver<bool>,
-    _slot: OwnedSemaphorePermit,
+    (_slot, place): (OwnedSemaphorePermit, Place),
 ) {
     let answering = shared.clone();
     let stopping = shutdown.clone();
+    let place = Arc::new(place);
+    let waiting = place.clone();
     let service = service_fn(move |request: Request<Incoming>| {
-        let (shared, stopping) = (answering.clone(), stopping.clone());
-        async move { Ok::<_, Infallible>(shared.answer(client, request, stopping).await) }
+        let (shared, stopping, place) = (answering.clone(), stopping.clone(), place.clone());
+        async move {
+            place.prove();
+            let answer = shared.answer(client, request, stopping).await;
+            // Idle again, once the answer is written; a client that does not take it is idle too.
+            place.wait();
+            Ok::<_, Infallible>(answer)
+        }
     });
     let mut http = http1::Builder::new();
     http.timer(TokioTimer::new()).header_read_timeout(shared.settings.limits.head_timeout).max_buf_size(HEAD_BYTES_MAX);
@@ -311,6 +357,7 @@ async fn serve<S: AsyncRead + AsyncWrite + Unpin + 'static>(
     tokio::pin!(connection);
     let ended = tokio::select! {
         ended = connection.as_mut() => ended,
+        () = waiting.shown_out() => return,
         () = stopped(&mut shutdown) => {
             connection.as_mut().graceful_shutdown();
             connection.await

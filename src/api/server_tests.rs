@@ -184,6 +184,41 @@ async fn a_head_that_comes_too_slowly_is_cut_off() {
 }
 
 #[tokio::test]
+async fn a_byte_now_and_then_does_not_put_the_deadline_of_a_head_off() {
+    let limits = Limits { head_timeout: Duration::from_millis(300), ..Limits::default() };
+    let agent = agent_with(limits, None).await;
+    let mut client = TcpStream::connect(agent.address).await.unwrap();
+    let dribble = async {
+        while client.write_all(b"G").await.is_ok() && count(&agent.counters.timed_out) == 0 {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, dribble).await.unwrap();
+    assert_eq!(count(&agent.counters.timed_out), 1);
+}
+
+#[tokio::test]
+async fn who_has_been_idle_for_longest_makes_room_and_who_waits_for_an_answer_stays() {
+    let agent = agent_with(Limits { waiting_max: 2, ..Limits::default() }, None).await;
+    let watch = b"GET /v1/health/service/billing?index=41&wait=60s HTTP/1.1\r\nHost: localhost\r\n\r\n";
+    let mut watcher = TcpStream::connect(agent.address).await.unwrap();
+    watcher.write_all(watch).await.unwrap();
+    while count(&agent.counters.requests) == 0 {
+        tokio::task::yield_now().await;
+    }
+    let mut idle = TcpStream::connect(agent.address).await.unwrap();
+    for _ in 0..5 {
+        assert!(agent.get("/v1/status/leader").await.contains(" 200 OK"));
+        let _half = TcpStream::connect(agent.address).await.unwrap().write_all(b"GET /").await;
+    }
+    let more: Vec<_> = [TcpStream::connect(agent.address).await, TcpStream::connect(agent.address).await].into();
+    assert_eq!(tokio::time::timeout(PATIENCE, idle.read(&mut [0; 8])).await.unwrap().unwrap(), 0, "closed");
+    let quiet = tokio::time::timeout(Duration::from_millis(100), watcher.read_u8()).await;
+    assert!(quiet.is_err(), "the one that waits for an answer is still there");
+    drop(more);
+}
+
+#[tokio::test]
 async fn a_client_that_takes_nothing_of_a_large_answer_is_cut_off() {
     let limits = Limits { write_timeout: Duration::from_millis(100), ..Limits::default() };
     let bound = bind(Settings { limits, ..specimen::settings() }).await.unwrap();

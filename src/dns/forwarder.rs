@@ -266,6 +266,19 @@ impl Asking<'_> {
     }
 }
 
+/// What is done with a reply that came, for the fuzzer.
+pub(super) fn read_reply(packet: &[u8], reply: &[u8]) {
+    let Ok(query) = Query::read(packet) else { return };
+    let asking = Asking { packet, question_end: query.question_end };
+    let mut reply = reply.to_vec();
+    if asking.is_answered_by(packet, &reply) {
+        let _ = (response_code(&reply), is_truncated(&reply));
+        asking.restore(&mut reply);
+        assert!(asking.is_answered_by(packet, &reply));
+        asking.truncate(&mut reply);
+    }
+}
+
 fn response_code(reply: &[u8]) -> u8 {
     reply.get(3).map_or(SERVFAIL, |flags| flags & 0x0F)
 }

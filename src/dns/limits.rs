@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use crate::lobby::{self, Lobby};
+
 /// Bounds on time and number. Tests shorten the times.
 #[derive(Debug, Clone)]
 pub(super) struct Limits {
@@ -16,7 +18,9 @@ pub(super) struct Limits {
     pub(super) tcp_idle: Duration,
     /// How long a TCP client may take to send one query, or to take one reply.
     pub(super) tcp_progress: Duration,
-    /// TCP connections at once on one listener; each holds about 16 KiB.
+    /// TCP connections at once that have no query under way, on all listeners (those that have come on top, as many as
+    /// foreign queries may be under way); beyond it the one that has been idle for
+    /// longest is closed, as RFC 7766 §6.2.3 has it. Each holds about 16 KiB. All clients are programs of this host.
     pub(super) tcp_connections_max: usize,
     /// How long binding a VIP may hold up its answer. Past it the answer goes out all the same: the client then sees a
     /// refused connection instead of a name that does not resolve.
@@ -40,6 +44,13 @@ impl Default for Limits {
             vip_bound_for: Duration::from_secs(1),
             vips_waiting_max: 64,
         }
+    }
+}
+
+impl Limits {
+    /// Where TCP connections wait for their next query.
+    pub(super) fn lobby(&self) -> Lobby {
+        Lobby::new(lobby::Limits { total: self.tcp_connections_max, each: self.tcp_connections_max })
     }
 }
 

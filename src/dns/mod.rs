@@ -9,6 +9,8 @@
 mod answer;
 mod counters;
 mod forwarder;
+#[doc(hidden)]
+pub mod fuzzed;
 mod limits;
 mod query;
 mod reply;
@@ -31,6 +33,7 @@ use tokio::net::{TcpListener, UdpSocket};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
+use crate::lobby::Lobby;
 use crate::model::Directory;
 use answer::Answerer;
 pub use counters::Counters;
@@ -105,6 +108,7 @@ pub struct Bound {
     own: OwnListeners,
     limits: Limits,
     counters: Arc<Counters>,
+    lobby: Lobby,
 }
 
 /// Opens the listeners. Queries wait in them until [`Bound::run`].
@@ -126,7 +130,8 @@ pub async fn bind(settings: Settings) -> Result<Bound, DnsError> {
         return Err(DnsError::OwnUpstream { address });
     }
     let (limits, counters) = (Limits::default(), Arc::default());
-    Ok(Bound { sockets, zone, upstreams: settings.upstreams, own, limits, counters })
+    let lobby = limits.lobby();
+    Ok(Bound { sockets, zone, upstreams: settings.upstreams, own, limits, counters, lobby })
 }
 
 impl Bound {
@@ -140,6 +145,11 @@ impl Bound {
         self.counters.clone()
     }
 
+    /// TCP connections without a query under way.
+    pub fn lobby(&self) -> Lobby {
+        self.lobby.clone()
+    }
+
     /// Serves until `shutdown` is true; the ports are free again then. With `vip_asked`, every VIP in an answer is asked
     /// for before the answer is sent, so that it can be bound.
     pub async fn run(
@@ -148,13 +158,13 @@ impl Bound {
         vip_asked: Option<VipAsked>,
         shutdown: watch::Receiver<bool>,
     ) {
-        let Bound { sockets, zone, upstreams, own, limits, counters } = self;
+        let Bound { sockets, zone, upstreams, own, limits, counters, lobby } = self;
         let forwards = upstreams != Upstreams::List(Vec::new());
         let forwarder = match upstreams {
             Upstreams::System => Forwarder::to_system(own, limits.clone(), counters.clone()),
             Upstreams::List(servers) => Forwarder::to(&servers, limits.clone(), counters.clone()),
         };
-        let shared = Arc::new(Shared { directory, forwarder, vip_asked, counters, limits });
+        let shared = Arc::new(Shared { directory, forwarder, vip_asked, counters, lobby, limits });
         let new_answerer = move || match new_rng() {
             Ok(rng) => Some(Answerer::new(zone.clone(), forwards, rng)),
             Err(error) => {

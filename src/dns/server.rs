@@ -18,6 +18,7 @@ use super::answer::{Answerer, Transport, Verdict, write_failure};
 use super::counters::{Counters, count};
 use super::forwarder::Forwarder;
 use super::limits::{Limits, QUERY_BYTES_MAX};
+use crate::lobby::Lobby;
 use crate::model::Directory;
 
 /// Datagrams handled before other tasks of the thread get their turn.
@@ -32,6 +33,8 @@ pub(super) struct Shared {
     pub(super) forwarder: Forwarder,
     pub(super) vip_asked: Option<VipAsked>,
     pub(super) counters: Arc<Counters>,
+    /// TCP connections that wait for nothing.
+    pub(super) lobby: Lobby,
     pub(super) limits: Limits,
 }
 

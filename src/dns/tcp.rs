@@ -18,6 +18,7 @@ use super::counters::count;
 use super::limits::QUERY_BYTES_MAX;
 use super::query::HEADER_BYTES;
 use super::server::Shared;
+use crate::lobby::{Place, Source};
 
 /// Foreign queries under way on one connection; past it the connection is not read. As many as a browser asks at once.
 const FORWARDS_MAX: usize = 16;
@@ -31,7 +32,8 @@ pub(super) async fn run(
     new_answerer: impl Fn() -> Option<Answerer>,
     mut shutdown: watch::Receiver<bool>,
 ) {
-    let slots = Arc::new(Semaphore::new(shared.limits.tcp_connections_max));
+    let limits = &shared.limits;
+    let slots = Arc::new(Semaphore::new(limits.tcp_connections_max + limits.forwards_max));
     let mut connections = JoinSet::new();
     loop {
         let accepted = tokio::select! {
@@ -39,10 +41,12 @@ pub(super) async fn run(
             Some(_) = connections.join_next() => continue,
             _ = shutdown.wait_for(|stop| *stop) => return,
         };
-        let stream = match accepted {
-            Ok((stream, _)) => stream,
+        let (stream, client) = match accepted {
+            Ok(accepted) => accepted,
             Err(error) => {
-                tracing::warn!(%error, "accepting a DNS connection failed; raise LimitNOFILE if files ran out");
+                if shared.lobby.accept_failed() {
+                    tracing::warn!(%error, "accepting a DNS connection failed; raise LimitNOFILE if files ran out");
+                }
                 // Out of files: accepting again at once would fail at once.
                 tokio::time::sleep(shared.limits.vip_wait).await;
                 continue;
@@ -53,10 +57,15 @@ pub(super) async fn run(
             continue;
         };
         count(&shared.counters.tcp_connections);
+        let place = Arc::new(shared.lobby.enter(Source::of(client.ip())));
         let shared = shared.clone();
         connections.spawn(async move {
-            if Connection::new(stream, shared.clone(), answerer).serve().await.is_err() {
-                count(&shared.counters.tcp_cut);
+            let connection = Connection::new(stream, shared.clone(), answerer, place.clone());
+            tokio::select! {
+                served = connection.serve() => if served.is_err() {
+                    count(&shared.counters.tcp_cut);
+                },
+                () = place.shown_out() => count(&shared.counters.tcp_overload),
             }
             drop(slot);
         });
@@ -67,6 +76,8 @@ struct Connection {
     stream: TcpStream,
     shared: Arc<Shared>,
     answerer: Answerer,
+    /// Among the connections that wait for nothing.
+    place: Arc<Place>,
     inbound: BytesMut,
     reply: Vec<u8>,
     forwarded: mpsc::Receiver<Vec<u8>>,
@@ -81,10 +92,10 @@ enum Event {
 }
 
 impl Connection {
-    fn new(stream: TcpStream, shared: Arc<Shared>, answerer: Answerer) -> Connection {
+    fn new(stream: TcpStream, shared: Arc<Shared>, answerer: Answerer, place: Arc<Place>) -> Connection {
         let (forward_done, forwarded) = mpsc::channel(FORWARDS_MAX);
         let (inbound, reply) = (BytesMut::new(), Vec::new());
-        Connection { stream, shared, answerer, inbound, reply, forwarded, forward_done, forwards: 0 }
+        Connection { stream, shared, answerer, place, inbound, reply, forwarded, forward_done, forwards: 0 }
     }
 
     /// Until the client closes. An error: it was cut off.
@@ -96,7 +107,12 @@ impl Connection {
                 let Some(query) = self.next_query()? else {
                     break;
                 };
+                // Never shown out with a query under way, and the newest after it. Upstreams bound how many these can be.
+                self.place.prove();
                 self.handle(&query).await?;
+                if self.forwards == 0 {
+                    self.place.wait();
+                }
                 deadline = Instant::now() + self.shared.limits.tcp_idle;
             }
             if !open && self.forwards == 0 {
@@ -111,6 +127,9 @@ impl Connection {
                 Event::Forwarded(reply) => {
                     self.forwards -= 1;
                     write(&mut self.stream, &reply, &self.shared).await?;
+                    if self.forwards == 0 {
+                        self.place.wait();
+                    }
                     deadline = Instant::now() + self.shared.limits.tcp_idle;
                 }
             }

@@ -22,6 +22,7 @@ use super::keyring::{CALLS_WAITING_MAX, KeyringCall, Unopened};
 use super::message::{Channel, StreamError};
 use super::socket::{Sockets, canonical, sendable};
 use super::{ALPN, Command, Counters, Deadlines, Event, GossipError, Identify, KeyringLink, Peers, Settings, serve};
+use crate::lobby::Lobby;
 use crate::model::{NodeId, SwimMessage};
 use crate::wire::codec::CodecError;
 use crate::wire::packet::{self, Content, DATAGRAM_BYTES_MAX, Datagram};
@@ -40,6 +41,7 @@ pub(super) struct Shared {
     pub(super) server_name: ServerName<'static>,
     pub(super) deadlines: Deadlines,
     pub(super) counters: Arc<Counters>,
+    pub(super) lobby: Lobby,
     pub(super) peers: Arc<Peers>,
     pub(super) events: mpsc::Sender<Event>,
     pub(super) keyring: KeyringLink,
@@ -61,6 +63,7 @@ pub struct Bound {
     settings: Settings,
     sockets: Sockets,
     counters: Arc<Counters>,
+    lobby: Lobby,
     peers: Arc<Peers>,
     keyring_calls: (mpsc::Sender<KeyringCall>, mpsc::Receiver<KeyringCall>),
 }
@@ -71,7 +74,8 @@ pub async fn bind(settings: Settings) -> Result<Bound, GossipError> {
     let sockets = Sockets::bind(listen).map_err(|error| GossipError::Bind { listen, error })?;
     let peers = Arc::new(Peers::new(settings.local, settings.protocol_max));
     let keyring_calls = mpsc::channel(CALLS_WAITING_MAX);
-    Ok(Bound { settings, sockets, counters: Arc::default(), peers, keyring_calls })
+    let lobby = Lobby::new(serve::WAITING);
+    Ok(Bound { settings, sockets, counters: Arc::default(), lobby, peers, keyring_calls })
 }
 
 impl Bound {
@@ -83,6 +87,11 @@ impl Bound {
     /// What is counted while it runs.
     pub fn counters(&self) -> Arc<Counters> {
         self.counters.clone()
+    }
+
+    /// Streams without a request yet.
+    pub fn lobby(&self) -> Lobby {
+        self.lobby.clone()
     }
 
     /// Which versions of the protocol are spoken with whom.
@@ -103,7 +112,7 @@ impl Bound {
         mut commands: mpsc::Receiver<Command>,
         mut shutdown: watch::Receiver<bool>,
     ) {
-        let Bound { settings, sockets, counters, peers, keyring_calls: (_, mut keyring_calls) } = self;
+        let Bound { settings, sockets, counters, lobby, peers, keyring_calls: (_, mut keyring_calls) } = self;
         let mut changed = settings.keyring.current.clone();
         let keyring = changed.borrow_and_update().clone();
         let opener = Opener::new(&keyring.keys(), &settings.cluster, settings.local);
@@ -121,6 +130,7 @@ impl Bound {
             deadlines: settings.deadlines,
             claims: Claims::new(settings.check_claim, counters.clone()),
             counters,
+            lobby,
             peers,
             events,
             keyring: settings.keyring,

@@ -12,18 +12,22 @@ use tokio::sync::{Semaphore, oneshot};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 use tokio_rustls::TlsStream;
-use tracing::debug;
+use tracing::{debug, warn};
 
 use super::Event;
 use super::driver::Shared;
 use super::keyring;
 use super::message::{Channel, StreamError};
 use super::socket::canonical;
+use crate::lobby::{Limits, Place, Source};
 use crate::model::{Claim, NodeId, Want};
 use crate::wire::stream::{CLAIMS_MAX, StreamReply, StreamRequest};
 
-/// Streams served at once. Each holds at most one message of 1 MiB, and nearly always far less.
+/// Requests answered at once. Each holds at most one message of 1 MiB, and nearly always far less.
 const STREAMS_MAX: usize = 256;
+/// Connections without a request yet. A host has one to another at most times, a few when much has happened; hundreds call
+/// at once when a host of a large fleet comes back. Only who has a certificate gets as far as to send a message.
+pub(super) const WAITING: Limits = Limits { total: 512, each: 64 };
 /// Pause after a failed accept: what fails is nearly always a shortage of file descriptors, which a loop would not end.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// Parts of a list of members: 24,576 of them in all.
@@ -43,25 +47,27 @@ pub(super) async fn accept(listener: TcpListener, shared: Arc<Shared>) {
         let (tcp, from) = match accepted {
             Ok(accepted) => accepted,
             Err(error) => {
-                debug!(%error, "gossip stream not accepted");
+                if shared.lobby.accept_failed() {
+                    warn!(%error, "a gossip stream could not be accepted; if files ran out, raise LimitNOFILE");
+                }
                 tokio::time::sleep(ACCEPT_PAUSE).await;
                 continue;
             }
         };
-        let Ok(slot) = slots.clone().try_acquire_owned() else {
-            shared.counters.streams_refused.increment();
-            continue;
-        };
-        let shared = shared.clone();
-        serving.spawn(async move {
-            serve(&shared, tcp, canonical(from)).await;
-            drop(slot);
-        });
+        let from = canonical(from);
+        let place = shared.lobby.enter(Source::of(from.ip()));
+        let (shared, slots) = (shared.clone(), slots.clone());
+        serving.spawn(async move { serve(&shared, tcp, from, &place, &slots).await });
     }
 }
 
-async fn serve(shared: &Shared, tcp: TcpStream, from: SocketAddr) {
-    let mut channel = match handshake(shared, tcp).await {
+async fn serve(shared: &Shared, tcp: TcpStream, from: SocketAddr, place: &Place, slots: &Semaphore) {
+    // On the heap, so that a connection that says nothing costs little.
+    let shaken = tokio::select! {
+        shaken = Box::pin(handshake(shared, tcp)) => shaken,
+        () = place.shown_out() => return shared.counters.streams_refused.increment(),
+    };
+    let mut channel = match shaken {
         Ok(channel) => channel,
         Err(error) => {
             shared.counters.streams_refused.increment();
@@ -70,7 +76,20 @@ async fn serve(shared: &Shared, tcp: TcpStream, from: SocketAddr) {
         }
     };
     shared.counters.streams_in.increment();
-    match answer(shared, &mut channel).await {
+    let request = tokio::select! {
+        request = channel.read() => request,
+        () = place.shown_out() => return shared.counters.streams_refused.increment(),
+    };
+    place.prove();
+    let Ok(_slot) = slots.try_acquire() else {
+        shared.counters.streams_refused.increment();
+        return;
+    };
+    let answered = match request {
+        Ok(request) => answer(shared, &mut channel, request).await,
+        Err(error) => Err(error),
+    };
+    match answered {
         Ok(()) => channel.close().await,
         Err(error) => {
             shared.counters.stream_errors.increment();
@@ -86,8 +105,8 @@ async fn handshake(shared: &Shared, tcp: TcpStream) -> Result<Channel<'_>, Strea
     shared.channel(TlsStream::from(tls))
 }
 
-async fn answer(shared: &Shared, channel: &mut Channel<'_>) -> Result<(), StreamError> {
-    match channel.read().await? {
+async fn answer(shared: &Shared, channel: &mut Channel<'_>, request: StreamRequest) -> Result<(), StreamError> {
+    match request {
         StreamRequest::Sync { claims, more } => {
             answer_sync(shared, channel, claims, more).await?;
             keyring::serve_after_sync(shared, channel).await;

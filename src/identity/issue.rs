@@ -61,11 +61,13 @@ pub enum EnrollOutcome {
 }
 
 /// Serves one request on a connection that `enroll_server` accepted. An error means that the connection ended first.
-/// `trust` is what the cluster has decided about who issues and who is believed.
-pub async fn serve_enroll<IO>(
+/// `trust` is what the cluster has decided about who issues and who is believed. Once the request is there, `turn` is
+/// awaited, and what it gives is held until there is an answer.
+pub async fn serve_enroll<IO, T>(
     mut stream: TlsStream<IO>,
     data_dir: &Path,
     trust: &ClusterTrust,
+    turn: impl Future<Output = T>,
 ) -> io::Result<EnrollOutcome>
 where
     IO: AsyncRead + AsyncWrite + Unpin,
@@ -82,11 +84,13 @@ where
             Err(error) => return Err(error),
         };
         let (home, trust) = (data_dir.to_owned(), trust.clone());
+        let turn = turn.await;
         // Files are read, synced and locked on the way: no work for the thread that carries other connections.
         let answer = tokio::task::spawn_blocking(move || {
             answer(&home, &trust, request, peer.as_ref(), &binding, SystemTime::now())
         });
         let (reply, outcome) = answer.await.map_err(io::Error::other)?;
+        drop(turn);
         write_message(&mut stream, &reply, REPLY_BYTES_MAX).await?;
         let _ = stream.shutdown().await;
         Ok(outcome)
@@ -125,7 +129,7 @@ pub(super) fn answer(
 }
 
 /// Why nothing is issued.
-enum Refusal {
+pub(super) enum Refusal {
     Code(RefusalCode),
     Error(IdentityError),
 }
@@ -277,7 +281,7 @@ fn check_clock(theirs_unix_s: u64, now: SystemTime) -> Result<(), RefusalCode> {
 }
 
 /// The key of a certificate request whose own signature holds. Nothing else in it counts.
-fn key_in(csr: &Blob) -> Result<PublicKey, Refusal> {
+pub(super) fn key_in(csr: &Blob) -> Result<PublicKey, Refusal> {
     let csr = CertificateSigningRequestDer::from(csr.0.as_slice());
     let params = CertificateSigningRequestParams::from_der(&csr).map_err(|_| RefusalCode::Malformed)?;
     let key = params.public_key;

@@ -13,6 +13,8 @@ mod enroll;
 mod error;
 mod exchange;
 mod files;
+#[doc(hidden)]
+pub mod fuzzed;
 mod installed;
 mod issue;
 mod issued;

@@ -17,6 +17,7 @@ use super::http;
 use super::link::{Link, LinkError};
 use super::relay::{DirectError, End, Limits, Relay, abort, carry_directly};
 use super::worker::Worker;
+use crate::lobby::Place;
 use crate::model::{Directory, Node, NodeId, ServiceId, ServiceName, Tag};
 use crate::wire::frame::{Open, RstReason};
 
@@ -29,6 +30,8 @@ struct Call {
     tag: Option<Tag>,
     /// Which service calls; `None` is anonymous.
     caller: Option<ServiceName>,
+    /// Among the connections on which nothing has moved yet.
+    place: Place,
 }
 
 /// One candidate, counted while it is held.
@@ -54,7 +57,13 @@ enum Try {
 }
 
 /// Serves one captured connection from beginning to end: `client` made it to that address and port.
-pub(super) async fn serve(worker: Rc<Worker>, app: TcpStream, client: SocketAddr, (vip, port): (Ipv4Addr, u16)) {
+pub(super) async fn serve(
+    worker: Rc<Worker>,
+    app: TcpStream,
+    client: SocketAddr,
+    (vip, port): (Ipv4Addr, u16),
+    place: Place,
+) {
     worker.counters.captured.one();
     let _ = app.set_nodelay(true);
     let directory = worker.directory.load_full();
@@ -66,13 +75,16 @@ pub(super) async fn serve(worker: Rc<Worker>, app: TcpStream, client: SocketAddr
         }
     };
     drop(directory);
-    let caller = worker.caller_of(&app, client, vip, port).await;
+    let caller = tokio::select! {
+        caller = worker.caller_of(&app, client, vip, port) => caller,
+        () = place.shown_out() => return abort(app),
+    };
     if service.protocol.is_http() {
-        let target = http::Target::new(service.name.clone(), tag, caller.as_ref(), &worker.settings.cluster);
+        let target = http::Target::new(service.name.clone(), tag, caller.as_ref(), &worker.settings.cluster, place);
         drop(service);
         return http::serve_application(worker, app, target).await;
     }
-    let call = Call { service: service.name.clone(), tag, caller };
+    let call = Call { service: service.name.clone(), tag, caller, place };
     drop(service);
     let mut app = app;
     let mut tried: Vec<(NodeId, ServiceId)> = Vec::new();
@@ -118,12 +130,14 @@ async fn call_here(worker: &Rc<Worker>, call: &Call, chosen: &Chosen, mut app: T
         abort(app);
         return Try::Over;
     }
-    let Ok(mut service) = deliver::connect(&chosen.endpoint.instance, &worker.settings).await else {
-        return Try::Elsewhere(app);
+    let connected = tokio::select! {
+        connected = deliver::connect(&chosen.endpoint.instance, &worker.settings) => connected,
+        () = call.place.shown_out() => return crowded_out(chosen, app),
     };
+    let Ok(mut service) = connected else { return Try::Elsewhere(app) };
     worker.counters.direct.one();
     chosen.endpoint.stats.cells.answered(chosen.begun.elapsed());
-    let carried = carry_directly(&mut app, &mut service, worker.settings.idle_timeout, &worker.scratch);
+    let carried = carry_directly(&mut app, &mut service, worker.settings.idle_timeout, &worker.scratch, &call.place);
     let ended = tokio::select! {
         ended = carried => ended,
         () = tag_lost(worker, call, chosen) => {
@@ -133,7 +147,7 @@ async fn call_here(worker: &Rc<Worker>, call: &Call, chosen: &Chosen, mut app: T
             abort(service);
             return Try::Over;
         }
-        () = turned(worker, &wanted) => {
+        () = async { tokio::select! { () = turned(worker, &wanted) => {}, () = call.place.shown_out() => {} } } => {
             chosen.ended(false);
             abort(app);
             abort(service);
@@ -169,7 +183,11 @@ async fn call_there(worker: &Rc<Worker>, call: &Call, chosen: &Chosen, mut app: 
             Carried::Lost(back, _) => app = back,
         }
     }
-    let link = match worker.connect(node).await {
+    let connected = tokio::select! {
+        connected = worker.connect(node) => connected,
+        () = call.place.shown_out() => return crowded_out(chosen, app),
+    };
+    let link = match connected {
         Ok(link) => link,
         Err(error) => return accuse(worker, node, &error, app),
     };
@@ -178,6 +196,13 @@ async fn call_there(worker: &Rc<Worker>, call: &Call, chosen: &Chosen, mut app: 
         Carried::Refused(back) => Try::Elsewhere(back),
         Carried::Lost(back, error) => accuse(worker, node, &error, back),
     }
+}
+
+/// Nothing has moved yet, and others need the place.
+fn crowded_out(chosen: &Chosen, app: TcpStream) -> Try {
+    chosen.ended(false);
+    abort(app);
+    Try::Over
 }
 
 /// The host did not take the call; that is told, unless the fault is this host's own.
@@ -200,11 +225,12 @@ async fn carry(worker: &Rc<Worker>, call: &Call, chosen: &Chosen, mut link: Link
         return Carried::Lost(app, error);
     }
     let limits = Limits { idle: worker.settings.idle_timeout, not_after: link.not_after() };
-    let mut relay = Relay::calling(&mut app, &mut link, &worker.scratch);
+    let mut relay = Relay::calling(&mut app, &mut link, &worker.scratch).waiting_in(&call.place);
     let ended = tokio::select! {
         ended = relay.run(&limits, worker.settings.accept_timeout) => ended,
         () = tag_lost(worker, call, chosen) => End::TagLost,
         () = worker.host_lost(chosen.endpoint.node.id) => End::HostLost,
+        () = call.place.shown_out() => End::CrowdedOut,
     };
     let accepted = relay.is_accepted();
     if accepted {

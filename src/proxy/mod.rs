@@ -50,11 +50,19 @@ pub use traffic::Registry;
 
 pub use crate::config::{AccessLog, Capture};
 use crate::identity::{Groups, TlsContexts};
+use crate::lobby::{self, Lobby, Place};
 use crate::model::{Callers, Directory, NodeId};
 use worker::{Listener, Parts};
 
-/// Handshakes a worker has under way at most; a host of a large fleet that returns is called by hundreds at once.
-const HALF_OPEN_MAX: usize = 1024;
+/// Connections to the mesh port without a request yet. A host of a large fleet that returns is called by hundreds at once,
+/// and one host that begins a thousand calls at once opens a thousand connections. A silent one holds about 6 KiB, one in its
+/// handshake up to 40.
+const MESH_WAITING: lobby::Limits = lobby::Limits { total: 2048, each: 1024 };
+/// Enrolments without a request yet; a host needs one, but hundreds may be behind one address.
+const ENROLMENTS_WAITING: lobby::Limits = lobby::Limits { total: 256, each: 64 };
+/// Connections of programs on which nothing has moved yet, counted by the service address that they called: all programs
+/// come from this host.
+const CALLS_WAITING: lobby::Limits = lobby::Limits { total: 2048, each: 1024 };
 /// What a round trip to another agent asks for. It is refused whatever services there are, and counted as nothing.
 const PROBE_NAME: &str = "weft-probe";
 /// Questions of the DNS shim that wait for the binder.
@@ -105,6 +113,27 @@ pub enum Event {
     MeshReachable(NodeId),
 }
 
+/// Where the data plane's connections wait until they have proven themselves.
+#[derive(Debug, Clone)]
+pub struct Lobbies {
+    /// Connections to the mesh port without a request yet.
+    pub mesh: Lobby,
+    /// Enrolments without a request yet.
+    pub enroll: Lobby,
+    /// Programs' connections on which nothing has moved yet.
+    pub calls: Lobby,
+}
+
+impl Default for Lobbies {
+    fn default() -> Lobbies {
+        Lobbies {
+            mesh: Lobby::new(MESH_WAITING),
+            enroll: Lobby::new(ENROLMENTS_WAITING),
+            calls: Lobby::new(CALLS_WAITING),
+        }
+    }
+}
+
 /// A connection to the mesh port that wants to enrol: handed to the control plane with the bytes already read.
 #[derive(Debug)]
 pub struct EnrollConnection {
@@ -112,6 +141,8 @@ pub struct EnrollConnection {
     pub tcp: std::net::TcpStream,
     /// Its ClientHello.
     pub received: Vec<u8>,
+    /// Its place among the enrolments that have asked for nothing yet.
+    pub place: Place,
 }
 
 /// What the data plane reads and writes.
@@ -160,6 +191,7 @@ pub enum ProxyError {
 /// The running data plane.
 pub struct Proxy {
     counters: Arc<Counters>,
+    lobbies: Lobbies,
     traffic: Arc<Registry>,
     log_lines_lost: Option<Arc<AtomicU64>>,
     threads: Vec<JoinHandle<()>>,
@@ -191,6 +223,7 @@ pub fn start(settings: Settings, wires: Wires) -> Result<Proxy, ProxyError> {
     };
     let settings = Arc::new(settings);
     let counters = Arc::new(Counters::default());
+    let lobbies = Lobbies::default();
     let traffic = Arc::new(Registry::default());
     let access_log = http::AccessLogger::start(settings.access_log).map_err(ProxyError::Thread)?;
     let attest = attest::Shared::new(wires.callers, wires.groups);
@@ -213,6 +246,7 @@ pub fn start(settings: Settings, wires: Wires) -> Result<Proxy, ProxyError> {
             changes: wires.changes.clone(),
             tls: wires.tls.clone(),
             counters: counters.clone(),
+            lobbies: lobbies.clone(),
             traffic: traffic.clone(),
             access_log: access_log.clone(),
             attest: attest.clone(),
@@ -228,6 +262,7 @@ pub fn start(settings: Settings, wires: Wires) -> Result<Proxy, ProxyError> {
     }
     Ok(Proxy {
         counters,
+        lobbies,
         traffic,
         log_lines_lost: access_log.map(|log| log.lost()),
         threads,
@@ -244,6 +279,11 @@ impl Proxy {
     /// What it counts.
     pub fn counters(&self) -> Arc<Counters> {
         self.counters.clone()
+    }
+
+    /// Where connections wait until they have proven themselves.
+    pub fn lobbies(&self) -> Lobbies {
+        self.lobbies.clone()
     }
 
     /// What it carried, edge by edge.

@@ -18,6 +18,7 @@ use tokio::time::{Instant, sleep};
 
 use super::link::{Incoming, Link, LinkError};
 use super::scratch::Scratch;
+use crate::lobby::Place;
 use crate::wire::frame::{DATA_BYTES_MAX, FrameHeader, HEADER_BYTES, RstReason};
 
 /// How often limits are looked at; they are hours and minutes, so this is exact enough.
@@ -48,6 +49,8 @@ pub(super) enum End {
     HostLost,
     /// An intention does not let this caller call any more.
     Denied,
+    /// Nothing had moved yet, and others needed the place.
+    CrowdedOut,
 }
 
 pub(super) struct Relay<'a> {
@@ -58,6 +61,8 @@ pub(super) struct Relay<'a> {
     fin_sent: bool,
     fin_received: bool,
     moved: Cell<Instant>,
+    /// Held until the first byte of payload.
+    place: Option<&'a Place>,
     pub bytes_up: u64,
     pub bytes_down: u64,
     /// On the caller's side: when the far side accepted.
@@ -83,6 +88,7 @@ impl<'a> Relay<'a> {
             fin_sent: false,
             fin_received: false,
             moved: Cell::new(Instant::now()),
+            place: None,
             bytes_up: 0,
             bytes_down: 0,
             accepted_at: None,
@@ -92,6 +98,11 @@ impl<'a> Relay<'a> {
     /// The serving side: ACCEPT is queued on the link.
     pub(super) fn serving(local: &'a mut TcpStream, link: &'a mut Link, scratch: &'a Scratch) -> Self {
         Relay { accepted: true, ..Relay::calling(local, link, scratch) }
+    }
+
+    /// Proves the connection with the first byte that crosses, in either direction.
+    pub(super) fn waiting_in(self, place: &'a Place) -> Self {
+        Relay { place: Some(place), ..self }
     }
 
     pub(super) fn is_accepted(&self) -> bool {
@@ -163,6 +174,9 @@ impl<'a> Relay<'a> {
                 return Ok(Poll::Pending);
             }
             self.moved.set(Instant::now());
+            if let Some(place) = self.place.take_if(|_| self.bytes_up + self.bytes_down > 0) {
+                place.prove();
+            }
         }
     }
 
@@ -262,6 +276,7 @@ pub(super) async fn carry_directly(
     service: &mut TcpStream,
     idle: Duration,
     scratch: &Scratch,
+    place: &Place,
 ) -> Result<(u64, u64), DirectError> {
     let (mut up, mut down) = (Half::default(), Half::default());
     let mut check = Box::pin(sleep(LIMIT_CHECK_INTERVAL));
@@ -275,6 +290,7 @@ pub(super) async fn carry_directly(
         }
         if up.count + down.count != before {
             moved = Instant::now();
+            place.prove();
         }
         while check.as_mut().poll(cx).is_ready() {
             if moved.elapsed() >= idle {

@@ -1,6 +1,7 @@
 //! The serving side: connections of other hosts' agents on the mesh port, one stream after another, each delivered to
 //! an instance that this host registered, or refused.
 
+use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -21,8 +22,9 @@ use super::pool::IDLE_SERVER_MAX;
 use super::relay::{End, Limits, Relay, abort};
 use super::traffic::Cells;
 use super::worker::Worker;
-use super::{EnrollConnection, HALF_OPEN_MAX, PROBE_NAME};
+use super::{EnrollConnection, PROBE_NAME};
 use crate::identity::{Alpn, PeerIdentity, server_config_for};
+use crate::lobby::{Place, Source};
 use crate::model::{Health, Instance, Service, ServiceId, ServiceName, Tag};
 use crate::wire::frame::{FrameHeader, Open, RstReason};
 
@@ -30,44 +32,27 @@ use crate::wire::frame::{FrameHeader, Open, RstReason};
 const CLIENT_HELLO_BYTES_MAX: usize = 16 * 1024;
 
 /// Serves one connection to the mesh port from beginning to end.
-pub(super) async fn serve(worker: Rc<Worker>, tcp: TcpStream) {
-    if worker.half_open.get() >= HALF_OPEN_MAX {
-        worker.counters.handshakes_failed.one();
-        return;
-    }
-    let half_open = HalfOpen::enter(worker.clone());
-    let link = timeout(HANDSHAKE_TIMEOUT, shake_hands(&worker, tcp)).await;
-    drop(half_open);
-    match link.unwrap_or(Err(LinkError::Timeout(HANDSHAKE_TIMEOUT))) {
+pub(super) async fn serve(worker: Rc<Worker>, tcp: TcpStream, from: IpAddr) {
+    let place = worker.lobbies.mesh.enter(Source::of(from));
+    // Apart from what follows, so that the thousands that never get there cost little memory.
+    let shaken = tokio::select! {
+        shaken = timeout(HANDSHAKE_TIMEOUT, shake_hands(&worker, tcp, from)) => shaken,
+        () = place.shown_out() => return worker.counters.handshakes_failed.one(),
+    };
+    match shaken.unwrap_or(Err(LinkError::Timeout(HANDSHAKE_TIMEOUT))) {
         Ok(Shaken::Streams(link)) => {
             worker.counters.connections_in.one();
-            serve_streams(&worker, *link).await;
+            Box::pin(serve_streams(&worker, *link, place)).await;
         }
         Ok(Shaken::Requests(tls, peer)) => {
             worker.counters.connections_in.one();
-            http::serve_host(worker, *tls, *peer).await;
+            Box::pin(http::serve_host(worker, *tls, *peer, place)).await;
         }
         Ok(Shaken::Elsewhere) => {}
         Err(error) => {
             worker.counters.handshakes_failed.one();
             debug!(%error, "mesh handshake failed");
         }
-    }
-}
-
-/// A place among the handshakes under way, given back however the handshake ends.
-struct HalfOpen(Rc<Worker>);
-
-impl HalfOpen {
-    fn enter(worker: Rc<Worker>) -> HalfOpen {
-        worker.half_open.set(worker.half_open.get() + 1);
-        HalfOpen(worker)
-    }
-}
-
-impl Drop for HalfOpen {
-    fn drop(&mut self) {
-        self.0.half_open.set(self.0.half_open.get() - 1);
     }
 }
 
@@ -81,7 +66,7 @@ enum Shaken {
     Elsewhere,
 }
 
-async fn shake_hands(worker: &Worker, mut tcp: TcpStream) -> Result<Shaken, LinkError> {
+async fn shake_hands(worker: &Worker, mut tcp: TcpStream, from: IpAddr) -> Result<Shaken, LinkError> {
     let mut received = Vec::new();
     let accepted = read_hello(&mut tcp, &mut received).await?;
     match server_config_for(&worker.tls, &accepted.client_hello()) {
@@ -98,7 +83,8 @@ async fn shake_hands(worker: &Worker, mut tcp: TcpStream) -> Result<Shaken, Link
             Ok(Shaken::Requests(Box::new(tls), Box::new(peer)))
         }
         Some((Alpn::Enroll, _)) => {
-            let connection = EnrollConnection { tcp: tcp.into_std()?, received };
+            let place = worker.lobbies.enroll.enter(Source::of(from));
+            let connection = EnrollConnection { tcp: tcp.into_std()?, received, place };
             // A full queue means that enrolments are slower than they come; the client is told by the close.
             let _ = worker.enroll.try_send(connection);
             Ok(Shaken::Elsewhere)
@@ -136,7 +122,7 @@ async fn read_hello(tcp: &mut TcpStream, received: &mut Vec<u8>) -> Result<rustl
     }
 }
 
-async fn serve_streams(worker: &Rc<Worker>, mut link: Link) {
+async fn serve_streams(worker: &Rc<Worker>, mut link: Link, place: Place) {
     let not_after = link.not_after();
     let peer = link.peer().map(|peer| peer.node);
     let mut shutdown = worker.shutdown.clone();
@@ -145,7 +131,9 @@ async fn serve_streams(worker: &Rc<Worker>, mut link: Link) {
             open = timeout(IDLE_SERVER_MAX, next_open(worker, &mut link)) => open,
             () = worker.peer_lost(peer) => return,
             _ = shutdown.wait_for(|stop| *stop) => return worker.finish(link),
+            () = place.shown_out() => return,
         };
+        place.prove();
         let open = match open {
             Ok(Ok(open)) => open,
             Ok(Err(LinkError::Closed | LinkError::Io(_))) => return,

@@ -30,8 +30,9 @@ use super::relay::{End, abort};
 use super::scratch::Scratch;
 use super::serving::Asked;
 use super::traffic::{Cells, Key, Registry};
-use super::{EnrollConnection, Event, Settings, caller, reach, serving};
+use super::{EnrollConnection, Event, Lobbies, Settings, caller, reach, serving};
 use crate::identity::{PeerIdentity, TlsContexts};
+use crate::lobby::Source;
 use crate::model::{Direction, Directory, MemberState, Node, NodeId, Protocol, ServiceId, ServiceName};
 use crate::wire::frame::RstReason;
 
@@ -59,6 +60,7 @@ pub(super) struct Parts {
     pub changes: watch::Receiver<u64>,
     pub tls: TlsContexts,
     pub counters: Arc<Counters>,
+    pub lobbies: Lobbies,
     pub traffic: Arc<Registry>,
     pub access_log: Option<AccessLogger>,
     pub attest: attest::Shared,
@@ -88,6 +90,7 @@ pub(super) struct Worker {
     /// Connections for requests to services of this host.
     pub local_pool: LocalPool,
     pub endpoints: Endpoints,
+    pub lobbies: Lobbies,
     pub traffic: Arc<Registry>,
     pub access_log: Option<AccessLogger>,
     pub attest: Attest,
@@ -99,8 +102,6 @@ pub(super) struct Worker {
     lost_signals: RefCell<HashMap<NodeId, Rc<Notify>>>,
     /// Wakes all streams when who may call whom has changed.
     pub intentions_changed: Notify,
-    /// Handshakes under way.
-    pub half_open: Cell<usize>,
     /// Calls taken and not ended, for draining.
     active: Cell<usize>,
     quiet: Notify,
@@ -158,7 +159,11 @@ async fn accept(worker: Rc<Worker>, listener: Listener) {
         match accepting.accept().await {
             Ok((tcp, client)) => worker.clone().take(&listener, tcp, client),
             Err(error) => {
-                warn!(%error, "a connection could not be accepted");
+                let lobby =
+                    if matches!(listener, Listener::Mesh(_)) { &worker.lobbies.mesh } else { &worker.lobbies.calls };
+                if lobby.accept_failed() {
+                    warn!(%error, "a connection could not be accepted; if files ran out, raise LimitNOFILE");
+                }
                 sleep(ACCEPT_PAUSE).await;
             }
         }
@@ -212,7 +217,7 @@ impl Worker {
     /// A worker that has nothing to do yet.
     pub(super) fn new(parts: Parts) -> Rc<Worker> {
         let Parts { settings, directory, changes, tls, counters, traffic, access_log, events, .. } = parts;
-        let Parts { attest, enroll, shutdown, rng, .. } = parts;
+        let Parts { lobbies, attest, enroll, shutdown, rng, .. } = parts;
         Rc::new(Worker {
             local: settings.local,
             settings,
@@ -227,6 +232,7 @@ impl Worker {
             channels: Channels::default(),
             local_pool: LocalPool::default(),
             endpoints: Endpoints::new(traffic.clone()),
+            lobbies,
             traffic,
             access_log,
             attest: Attest::new(attest),
@@ -235,7 +241,6 @@ impl Worker {
             rng: RefCell::new(rng),
             lost_signals: RefCell::default(),
             intentions_changed: Notify::new(),
-            half_open: Cell::new(0),
             active: Cell::new(0),
             quiet: Notify::new(),
         })
@@ -244,7 +249,7 @@ impl Worker {
     fn take(self: Rc<Self>, listener: &Listener, tcp: TcpStream, client: SocketAddr) {
         match listener {
             Listener::Mesh(_) => {
-                spawn_local(serving::serve(self, tcp));
+                spawn_local(serving::serve(self, tcp, client.ip()));
             }
             Listener::Captured(_) => {
                 // Without a rule in between, the original destination is the listener itself, which is no VIP.
@@ -269,8 +274,9 @@ impl Worker {
             return;
         }
         let active = self.enter();
+        let place = self.lobbies.calls.enter(Source::of(vip.into()));
         spawn_local(async move {
-            caller::serve(self, tcp, client, (vip, port)).await;
+            caller::serve(self, tcp, client, (vip, port), place).await;
             drop(active);
         });
     }

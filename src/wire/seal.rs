@@ -28,6 +28,7 @@ use std::str::FromStr;
 
 use aws_lc_rs::aead::{AES_256_GCM, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
 use aws_lc_rs::hkdf::{HKDF_SHA256, Prk, Salt};
+use zeroize::Zeroize;
 
 use super::keyring::Fingerprint;
 use super::packet::DATAGRAM_BYTES_MAX;
@@ -59,6 +60,12 @@ pub struct GossipKey(pub [u8; 32]);
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("a gossip key is 32 random bytes in base64, 44 characters; `weft keyring install --generate` makes one")]
 pub struct GossipKeyError;
+
+impl Drop for GossipKey {
+    fn drop(&mut self) {
+        self.0.zeroize();
+    }
+}
 
 impl FromStr for GossipKey {
     type Err = GossipKeyError;

@@ -6,7 +6,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use serde_json::Value;
 
 use crate::host::Host;
-use crate::{attack, attest, backend, ca_life, grpc, insider, keep_alive, keyring, load, parts, raw, thief, websocket};
+use crate::{
+    attack, attest, backend, ca_life, grpc, idlers, insider, keep_alive, keyring, load, parts, raw, thief, websocket,
+};
 
 /// Names the job; unset in an ordinary run of the tests.
 const JOB: &str = "WEFT_NETNS_JOB";
@@ -49,6 +51,7 @@ fn a_process_inside_a_namespace_does_its_job() {
         "echo" => ca_life::echo(&arguments),
         "held" => ca_life::held_open(&arguments),
         "liar" => attest::liar(&arguments),
+        "idlers" => idlers::hold(&arguments),
         "stolen" => keyring::send(&arguments),
         "thief" => thief::run(&arguments),
         "insider" => insider::lie(&arguments),

@@ -6,7 +6,9 @@ mod targets;
 
 use std::path::{Path, PathBuf};
 
+use weft::model::{Action, Change, Dot, NodeId, Statement};
 use weft::wire::packet::Datagram;
+use weft::wire::policy::{self, Proof};
 use weft::wire::protocol::PROTOCOL_MAX;
 use weft::wire::stream::StreamRequest;
 use weft::wire::{body, stream};
@@ -108,6 +110,19 @@ fn seeds() -> Vec<(&'static str, String, Vec<u8>)> {
     let instance = body::encode_instance(&instance).unwrap();
     seeds.push(("body", "instance-1".to_owned(), [&[1], &instance[..]].concat()));
     seeds.push(("body", "instance-2".to_owned(), [&[2], &instance[1..]].concat()));
+    let statement = Statement {
+        dot: Dot { lamport: 2, writer: NodeId([2; 16]) },
+        seen: vec![(NodeId([3; 16]), 1)],
+        operator: "anna".into(),
+        at_unix_s: 1,
+        change: Change::Default(Action::Deny),
+    };
+    let proof = Proof { certificates: vec![vec![0x30, 0x03]], is_vouched: false, signature: [7; 64] };
+    let policy = policy::encode_policy(&proof, &policy::encode_statement(&statement).unwrap()).unwrap();
+    // Eight times the bytes that fill up the last unit: they are cut off again.
+    let padding = policy.len().next_multiple_of(targets::STEP_BYTES) - policy.len();
+    let held = step(u8::try_from(padding * 8).unwrap(), 2, &policy);
+    seeds.push(("policy", "default".to_owned(), held.repeat(2)));
     seeds.push(("frame", "open".to_owned(), messages::open().encode().unwrap()));
     seeds
 }

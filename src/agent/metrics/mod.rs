@@ -15,6 +15,7 @@ use tokio::sync::watch;
 use self::sample::{Histogram, Sample};
 use super::owner::Tally;
 use crate::identity::PeerIdentity;
+use crate::lobby::Lobby;
 use crate::model::{BUCKET_BOUNDS_US, Direction, Directory, Edge, Freshness, Health, MemberState, Service, Traffic};
 use crate::wire::keyring::Keyring;
 use crate::{api, catalog, dns, gossip, health, proxy};
@@ -29,6 +30,8 @@ pub(super) struct Sources {
     proxy: Arc<proxy::Counters>,
     traffic: Arc<proxy::Registry>,
     log_lines_lost: Option<Arc<AtomicU64>>,
+    /// Where connections wait until they have proven themselves, by port.
+    pub lobbies: Vec<(&'static str, Lobby)>,
     pub dns: Option<Arc<dns::Counters>>,
     pub api: Option<Arc<api::Counters>>,
     pub checks: Option<Arc<health::Counters>>,
@@ -43,6 +46,8 @@ impl Sources {
         proxy: &proxy::Proxy,
     ) -> Sources {
         let (traffic, log_lines_lost) = (proxy.traffic(), proxy.log_lines_lost());
+        let proxy::Lobbies { mesh, enroll, calls } = proxy.lobbies();
+        let lobbies = vec![("mesh", mesh), ("enroll", enroll), ("calls", calls)];
         Sources {
             directory,
             tally,
@@ -52,6 +57,7 @@ impl Sources {
             proxy: proxy.counters(),
             traffic,
             log_lines_lost,
+            lobbies,
             dns: None,
             api: None,
             checks: None,
@@ -121,6 +127,9 @@ impl Sources {
         if let Some(checks) = &self.checks {
             sample.checks(checks);
         }
+        for (port, lobby) in &self.lobbies {
+            sample.lobby(port, lobby);
+        }
         for (name, value) in self.gossip.each() {
             sample.gossip(name, value);
         }
@@ -170,6 +179,16 @@ impl Sample {
         for (name, help, value) in counted {
             self.counter(&format!("weft_catalog_{name}"), help, &[], value);
         }
+    }
+
+    fn lobby(&mut self, port: &str, lobby: &Lobby) {
+        let labels = [("port", port)];
+        let help = "Connections that have not proven themselves yet";
+        self.gauge("weft_half_open_connections", help, &labels, lobby.waiting());
+        let help = "Connections closed before they proved themselves, because others needed the place";
+        self.counter("weft_half_open_crowded_out", help, &labels, lobby.crowded_out());
+        let help = "Connections that the system could not give, for want of descriptors or memory";
+        self.counter("weft_accept_failures", help, &labels, lobby.accept_failures());
     }
 
     /// Rejections are one family by reason, and so are refused claims; the rest have a family each.

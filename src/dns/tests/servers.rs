@@ -41,6 +41,7 @@ impl Shim {
 
     pub(super) async fn start_with(upstreams: Upstreams, limits: Limits, vip_asked: Option<VipAsked>) -> Shim {
         let mut bound = bind(settings(upstreams)).await.unwrap();
+        bound.lobby = limits.lobby();
         bound.limits = limits;
         let (address, counters) = (bound.local_addrs()[0], bound.counters());
         let (stop, shutdown) = watch::channel(false);
@@ -169,18 +170,24 @@ async fn idle_clients_and_clients_that_dribble_are_cut() {
 }
 
 #[tokio::test]
-async fn connections_over_the_limit_are_closed_and_the_others_served() {
+async fn the_connection_that_was_idle_for_longest_makes_room() {
     let limits = Limits { tcp_connections_max: 2, ..Limits::default() };
     let shim = Shim::start_with(none(), limits, None).await;
     let query = framed(&question("billing.mesh.internal.", RecordType::A));
     let mut first = shim.connect().await;
     let mut second = shim.connect().await;
+    // The first has asked last.
     for stream in [&mut first, &mut second] {
         stream.write_all(&query).await.unwrap();
         read_reply(stream).await;
     }
-    wait_for_close(shim.connect().await).await;
-    assert_eq!((shim.count(|c| &c.tcp_connections), shim.count(|c| &c.tcp_overload)), (2, 1));
+    first.write_all(&query).await.unwrap();
+    read_reply(&mut first).await;
+    let mut third = shim.connect().await;
+    third.write_all(&query).await.unwrap();
+    read_reply(&mut third).await;
+    wait_for_close(second).await;
+    assert_eq!((shim.count(|c| &c.tcp_connections), shim.count(|c| &c.tcp_overload)), (3, 1));
     first.write_all(&query).await.unwrap();
     assert_eq!(data(&read_reply(&mut first).await.answers), ["127.64.0.1"]);
 }

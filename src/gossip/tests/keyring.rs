@@ -36,12 +36,12 @@ async fn kept(ca: &Ca, keyring: Keyring) -> Kept {
     let node = settings.local;
     let bound = bind(settings).await.unwrap();
     let (address, counters, calls) = (bound.local_addr(), bound.counters(), bound.keyring_calls());
-    let peers = bound.peers();
+    let (peers, lobby) = (bound.peers(), bound.lobby());
     let (events, received) = mpsc::channel(64);
     let (commands, commanded) = mpsc::channel(64);
     let (stop, stopping) = watch::channel(false);
     let running = tokio::spawn(bound.run(events, commanded, stopping));
-    let host = Host { node, address, events: received, commands, counters, peers, stop, running };
+    let host = Host { node, address, events: received, commands, counters, lobby, peers, stop, running };
     Kept { host, current, calls, unopened }
 }
 

@@ -23,6 +23,7 @@ use tokio::time::timeout;
 use tokio_rustls::{TlsConnector, TlsStream};
 
 use super::*;
+use crate::lobby::Lobby;
 use crate::model::{MemberState, NodeName, Probe};
 use crate::wire::keyring::Keyring;
 use crate::wire::seal::GossipKey;
@@ -134,6 +135,7 @@ struct Host {
     events: mpsc::Receiver<Event>,
     commands: mpsc::Sender<Command>,
     counters: Arc<Counters>,
+    lobby: Lobby,
     peers: Arc<Peers>,
     stop: watch::Sender<bool>,
     running: JoinHandle<()>,
@@ -144,11 +146,12 @@ impl Host {
         let node = settings.local;
         let bound = bind(settings).await.unwrap();
         let (address, counters, peers) = (bound.local_addr(), bound.counters(), bound.peers());
+        let lobby = bound.lobby();
         let (events, received) = mpsc::channel(events_max);
         let (commands, commanded) = mpsc::channel(64);
         let (stop, stopping) = watch::channel(false);
         let running = tokio::spawn(bound.run(events, commanded, stopping));
-        Host { node, address, events: received, commands, counters, peers, stop, running }
+        Host { node, address, events: received, commands, counters, lobby, peers, stop, running }
     }
 
     async fn command(&self, command: Command) {

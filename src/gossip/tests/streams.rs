@@ -238,14 +238,17 @@ async fn garbage_on_the_port_is_refused_and_a_members_garbage_ends_its_stream() 
 }
 
 #[tokio::test]
-async fn more_connections_than_are_served_at_once_are_closed_and_counted() {
+async fn of_more_idle_connections_than_an_address_may_have_the_oldest_are_closed_and_counted() {
     let ca = Ca::new();
     let mut host = ca.host().await;
     let mut held = Vec::new();
     for _ in 0..260 {
         held.push(TcpStream::connect(host.address).await.unwrap());
     }
-    host.counted("streams_refused", 4).await;
+    host.counted("streams_refused", 260 - 64).await;
+    assert_eq!((host.lobby.waiting(), host.lobby.crowded_out()), (64, 260 - 64));
+    let oldest = timeout(PATIENCE, held[0].read(&mut [0; 16])).await.expect("closed");
+    assert!(!matches!(oldest, Ok(1..)));
     drop(held);
     host.counted("streams_refused", 260).await;
     host.command(sync(host.address)).await;

@@ -96,7 +96,8 @@ async fn serve(tls: TlsContexts, dir: PathBuf) -> (SocketAddr, mpsc::UnboundedRe
         while let Ok((tcp, _)) = listener.accept().await {
             let event = match accept_mesh(&tls, tcp).await {
                 Ok(Accepted::Enroll(stream)) => {
-                    serve_enroll(*stream, &dir, tls.cluster_trust()).await.map_or_else(Seen::BrokenOff, Seen::Enrolment)
+                    let served = serve_enroll(*stream, &dir, tls.cluster_trust(), async {}).await;
+                    served.map_or_else(Seen::BrokenOff, Seen::Enrolment)
                 }
                 Ok(Accepted::Mesh { peer, .. }) => Seen::Mesh(peer.name.to_string()),
                 Err(error) => Seen::Closed(error),

@@ -23,6 +23,7 @@ use super::local::{Answered, Body, Head, Lease};
 use super::reason::Reason;
 use super::{HEAD_BYTES_MAX, http2_server, upgrade};
 use crate::identity::PeerIdentity;
+use crate::lobby::Place;
 use crate::model::Instance;
 use crate::proxy::authorize::{Wanted, admit_request};
 use crate::proxy::serving::{Asked, find};
@@ -33,11 +34,15 @@ use crate::proxy::worker::{ActiveGuard, Worker};
 const OWN_HEADERS_BYTES_MAX: u32 = 4096;
 
 /// Serves one connection of another host's agent from beginning to end.
-pub(in crate::proxy) async fn serve(worker: Rc<Worker>, tls: TlsStream<TcpStream>, peer: PeerIdentity) {
+pub(in crate::proxy) async fn serve(worker: Rc<Worker>, tls: TlsStream<TcpStream>, peer: PeerIdentity, place: Place) {
     let (node, not_after) = (peer.node, peer.not_after);
     let peer = Rc::new(peer);
-    let answering = worker.clone();
-    let service = service_fn(move |request| answer(answering.clone(), peer.clone(), request));
+    let (answering, place) = (worker.clone(), Rc::new(place));
+    let waiting = place.clone();
+    let service = service_fn(move |request| {
+        place.prove();
+        answer(answering.clone(), peer.clone(), request)
+    });
     // Weft's own headers come on top of what an application may send.
     let mut builder = http2_server(HEAD_BYTES_MAX + OWN_HEADERS_BYTES_MAX);
     builder.enable_connect_protocol();
@@ -48,6 +53,7 @@ pub(in crate::proxy) async fn serve(worker: Rc<Worker>, tls: TlsStream<TcpStream
         ended = connection.as_mut() => ended,
         // What was sent to a host that is gone would be retransmitted for a quarter of an hour.
         () = worker.host_lost(node) => return,
+        () = waiting.shown_out() => return,
         _ = shutdown.wait_for(|stop| *stop) => {
             connection.as_mut().graceful_shutdown();
             connection.await

@@ -13,6 +13,7 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Request, Response, StatusCode, Version};
 use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::io::Interest;
 use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep, timeout};
 use tracing::debug;
@@ -23,13 +24,16 @@ use super::forward::{Call, Outcome, own_address};
 use super::headers::{self, admit, is_grpc, wants_upgrade};
 use super::reason::{Reason, WEFT_ERROR, WEFT_RULE};
 use super::{HEAD_BYTES_MAX, HEADERS_MAX, http2_server, upgrade};
+use crate::lobby::Place;
 use crate::model::{ServiceName, Tag};
 use crate::proxy::worker::Worker;
 
 /// The first bytes of HTTP/2 (RFC 9113 §3.4); no method of HTTP/1.1 begins so.
 const PREFACE: &[u8] = b"PRI * ";
-/// While a client has sent no more than the preface's first letters.
+/// While a client has sent no more than the preface's first letters; doubled each time, so that thousands who stop there do
+/// not keep a processor busy.
 const PREFACE_PAUSE: Duration = Duration::from_millis(1);
+const PREFACE_PAUSE_MAX: Duration = Duration::from_secs(1);
 
 /// What a service address stands for.
 pub(in crate::proxy) struct Target {
@@ -39,6 +43,8 @@ pub(in crate::proxy) struct Target {
     claim: Option<HeaderValue>,
     /// The same for the service that is called.
     client: HeaderValue,
+    /// Among the connections that have asked for nothing yet.
+    place: Place,
 }
 
 impl Target {
@@ -47,17 +53,23 @@ impl Target {
         tag: Option<Tag>,
         caller: Option<&ServiceName>,
         cluster: &str,
+        place: Place,
     ) -> Target {
         let claim = caller.and_then(|caller| HeaderValue::from_str(caller.as_str()).ok());
-        Target { service, tag, claim, client: headers::client(cluster, caller) }
+        Target { service, tag, claim, client: headers::client(cluster, caller), place }
     }
 }
 
 /// Serves one connection of an application from beginning to end.
 pub(in crate::proxy) async fn serve(worker: Rc<Worker>, tcp: TcpStream, target: Target) {
-    let ended = match timeout(worker.settings.head_timeout, speaks_http2(&tcp)).await {
-        Ok(Ok(true)) => serve_http2(&worker, tcp, target).await,
-        Ok(Ok(false)) => serve_http1(&worker, tcp, target).await,
+    let first = tokio::select! {
+        first = timeout(worker.settings.head_timeout, speaks_http2(&tcp)) => first,
+        () = target.place.shown_out() => return,
+    };
+    let ended = match first {
+        // On the heap from here on, so that a connection that says nothing costs little.
+        Ok(Ok(true)) => Box::pin(serve_http2(&worker, tcp, target)).await,
+        Ok(Ok(false)) => Box::pin(serve_http1(&worker, tcp, target)).await,
         Ok(Err(_)) | Err(_) => return,
     };
     if let Err(error) = ended {
@@ -70,6 +82,7 @@ pub(in crate::proxy) async fn serve(worker: Rc<Worker>, tcp: TcpStream, target: 
 
 async fn speaks_http2(tcp: &TcpStream) -> io::Result<bool> {
     let mut first = [0; PREFACE.len()];
+    let mut pause = PREFACE_PAUSE;
     loop {
         let there = tcp.peek(&mut first).await?;
         if there == 0 || first[..there] != PREFACE[..there] {
@@ -78,13 +91,19 @@ async fn speaks_http2(tcp: &TcpStream) -> io::Result<bool> {
         if there == PREFACE.len() {
             return Ok(true);
         }
-        sleep(PREFACE_PAUSE).await;
+        sleep(pause).await;
+        // What was peeked at hides the end behind it.
+        if tcp.ready(Interest::READABLE).await?.is_read_closed() {
+            return Ok(false);
+        }
+        pause = (pause * 2).min(PREFACE_PAUSE_MAX);
     }
 }
 
 async fn serve_http1(worker: &Rc<Worker>, tcp: TcpStream, target: Target) -> hyper::Result<()> {
     let target = Rc::new(target);
     let answering = worker.clone();
+    let waiting = target.clone();
     let service = service_fn(move |request| answer(answering.clone(), target.clone(), request));
     let mut builder = http1::Builder::new();
     builder
@@ -96,6 +115,7 @@ async fn serve_http1(worker: &Rc<Worker>, tcp: TcpStream, target: Target) -> hyp
     let mut shutdown = worker.shutdown.clone();
     tokio::select! {
         ended = connection.as_mut() => return ended,
+        () = waiting.place.shown_out() => return Ok(()),
         _ = shutdown.wait_for(|stop| *stop) => connection.as_mut().graceful_shutdown(),
     }
     connection.await
@@ -104,11 +124,13 @@ async fn serve_http1(worker: &Rc<Worker>, tcp: TcpStream, target: Target) -> hyp
 async fn serve_http2(worker: &Rc<Worker>, tcp: TcpStream, target: Target) -> hyper::Result<()> {
     let target = Rc::new(target);
     let answering = worker.clone();
+    let waiting = target.clone();
     let service = service_fn(move |request| answer(answering.clone(), target.clone(), request));
     let mut connection = pin!(http2_server(HEAD_BYTES_MAX).serve_connection(TokioIo::new(tcp), service));
     let mut shutdown = worker.shutdown.clone();
     tokio::select! {
         ended = connection.as_mut() => return ended,
+        () = waiting.place.shown_out() => return Ok(()),
         _ = shutdown.wait_for(|stop| *stop) => connection.as_mut().graceful_shutdown(),
     }
     connection.await
@@ -121,6 +143,7 @@ async fn answer(
     request: Request<Incoming>,
 ) -> Result<Response<Reply>, Infallible> {
     let begun = Instant::now();
+    target.place.prove();
     worker.counters.requests.one();
     let version = request.version();
     let mut line = Line::begin(worker.access_log.as_ref(), &request, &target.service);

@@ -19,13 +19,14 @@ use tokio::time::timeout;
 use super::{Target, serve_application};
 use crate::config::{AccessLog, Capture};
 use crate::identity::{CaOptions, Identity, TlsContexts, ca_init};
+use crate::lobby::Source;
 use crate::model::{
     Directory, Freshness, Instance, MemberState, Node, NodeFacts, NodeId, NodeName, Protocol, Service, ServiceId,
     ServiceName, Weights,
 };
-use crate::proxy::Settings;
 use crate::proxy::traffic::Registry;
 use crate::proxy::worker::{Parts, Worker};
+use crate::proxy::{Lobbies, Settings};
 
 const PATIENCE: Duration = Duration::from_secs(20);
 /// What a test can wait for; the others send their requests at once.
@@ -191,6 +192,7 @@ fn worker(
         changes: changes.subscribe(),
         tls: tls.clone(),
         counters: Arc::default(),
+        lobbies: Lobbies::default(),
         traffic: traffic.clone(),
         access_log: None,
         attest: crate::proxy::attest::Shared::new(Arc::default(), crate::identity::Groups::find()),
@@ -214,8 +216,8 @@ async fn mesh(instances: Vec<Arc<Instance>>) -> Mesh {
     let (far, ..) = worker(far_id, &tls, directory(far_id, placed), &changes);
     let serving = far.clone();
     spawn_local(async move {
-        while let Ok((tcp, _)) = listener.accept().await {
-            spawn_local(crate::proxy::serving::serve(serving.clone(), tcp));
+        while let Ok((tcp, from)) = listener.accept().await {
+            spawn_local(crate::proxy::serving::serve(serving.clone(), tcp, from.ip()));
         }
     });
     Mesh { near, far, traffic, stop_near, _changes: changes }
@@ -227,7 +229,8 @@ impl Mesh {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
         let address = listener.local_addr().unwrap();
         let (application, accepted) = tokio::join!(TcpStream::connect(address), listener.accept());
-        let target = Target::new(ServiceName::parse("web").unwrap(), None, None, "test");
+        let place = self.near.lobbies.calls.enter(Source::SOCKET);
+        let target = Target::new(ServiceName::parse("web").unwrap(), None, None, "test", place);
         spawn_local(serve_application(self.near.clone(), accepted.unwrap().0, target));
         application.unwrap()
     }
@@ -421,5 +424,30 @@ fn a_head_that_drips_in_has_its_connection_closed_and_reaches_nobody() {
             assert!(answer.is_empty() || answer.starts_with(b"HTTP/1.1 4"), "{}", String::from_utf8_lossy(&answer));
         }
         assert!(backend.seen.try_recv().is_err());
+    });
+}
+
+#[test]
+fn a_head_of_one_byte_at_a_time_is_cut_off_at_its_deadline() {
+    run(async {
+        let mesh = mesh(Vec::new()).await;
+        // All that a client may do to seem alive: HTTP/1.1 by letters, and the beginning of HTTP/2 without its end.
+        for head in [&b"GET / HTTP/1.1\r\nHost: web\r\nX-Slow: ........................................"[..], b"PRI *"]
+        {
+            let begun = tokio::time::Instant::now();
+            let mut application = mesh.application().await;
+            for byte in head {
+                if application.write_all(&[*byte]).await.is_err() {
+                    break;
+                }
+                tokio::time::sleep(HEAD_TIMEOUT / 20).await;
+            }
+            let mut answer = Vec::new();
+            let _ = timeout(PATIENCE, application.read_to_end(&mut answer)).await.expect("an end");
+            let took = begun.elapsed();
+            assert!(took >= HEAD_TIMEOUT && took < PATIENCE / 2, "{took:?}");
+            assert!(!answer.starts_with(b"HTTP/1.1 200"));
+            assert_eq!(mesh.near.lobbies.calls.waiting(), 0);
+        }
     });
 }

@@ -21,7 +21,7 @@ async fn enrol(dir: &Path, homes: &[TempDir]) -> Vec<Identity> {
     let serving = tokio::spawn(async move {
         while let Ok((tcp, _)) = listener.accept().await {
             if let Ok(Accepted::Enroll(stream)) = accept_mesh(&tls, tcp).await {
-                serve_enroll(*stream, &home, tls.cluster_trust()).await.unwrap();
+                serve_enroll(*stream, &home, tls.cluster_trust(), async {}).await.unwrap();
             }
         }
     });
