@@ -272,7 +272,7 @@ fn an_expelled_host_has_left_and_what_is_known_of_it_does_not_bring_it_back() {
         output,
         Output::Changed { node: about, state: MemberState::Left, .. } if *about == node(2)
     )));
-    bench.gossip(3, vec![alive(2), accused_by(3, 2, 1)]);
+    bench.gossip(3, vec![alive(2), accused_by(3, 2, 0)]);
     assert_eq!(bench.state(2), Some(MemberState::Left));
     bench.swim.expel(bench.now, node(1));
     assert_eq!(bench.outputs().len(), 0, "nobody expels itself");
