@@ -399,7 +399,11 @@ pub(super) fn keys(data_dir: &Path) -> Result<PathBuf, IdentityError> {
 pub(super) fn generation_in(path: &Path) -> Result<Option<String>, IdentityError> {
     let Some(text) = files::text_if_there(path)? else { return Ok(None) };
     let is_generation = text.strip_prefix('g').is_some_and(|number| number.parse::<u32>().is_ok());
-    if is_generation { Ok(Some(text)) } else { Err(IdentityError::damaged(path, &"it names no generation of keys")) }
+    if is_generation {
+        Ok(Some(text.to_string()))
+    } else {
+        Err(IdentityError::damaged(path, &"it names no generation of keys"))
+    }
 }
 
 /// A generation that has no directory yet.

@@ -7,6 +7,7 @@ use std::io;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
+use zeroize::Zeroizing;
 
 use crate::model::NodeName;
 
@@ -228,7 +229,8 @@ pub(super) async fn write_message<T: Serialize>(
     message: &T,
     bytes_max: usize,
 ) -> io::Result<()> {
-    let json = serde_json::to_vec(message)?;
+    // Tokens and keys are in it.
+    let json = Zeroizing::new(serde_json::to_vec(message)?);
     let length = u32::try_from(json.len()).ok().filter(|_| json.len() <= bytes_max);
     let length = length.ok_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, "the message is too large"))?;
     stream.write_all(&length.to_be_bytes()).await?;
@@ -245,7 +247,7 @@ pub(super) async fn read_message<T: DeserializeOwned>(
     if length > bytes_max {
         return Err(io::Error::new(io::ErrorKind::InvalidData, "the message is too large"));
     }
-    let mut json = vec![0; length];
+    let mut json = Zeroizing::new(vec![0; length]);
     stream.read_exact(&mut json).await?;
     serde_json::from_slice(&json).map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))
 }

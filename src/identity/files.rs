@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use rustix::fs::{FlockOperation, flock};
+use zeroize::Zeroizing;
 
 use super::IdentityError;
 
@@ -184,9 +185,11 @@ pub(super) fn identity_directory(data_dir: &Path) -> Result<PathBuf, IdentityErr
     })
 }
 
-/// Reads a file of bounded size.
-pub(super) fn read(path: &Path) -> Result<Vec<u8>, IdentityError> {
-    let mut bytes = Vec::new();
+/// Reads a file of bounded size. Most hold a key: the bytes are wiped when they are dropped.
+pub(super) fn read(path: &Path) -> Result<Zeroizing<Vec<u8>>, IdentityError> {
+    // Whole from the start: a buffer that grows leaves copies behind.
+    let size = fs::metadata(path).map_err(IdentityError::io("read", path))?.len();
+    let mut bytes = Zeroizing::new(Vec::with_capacity(usize::try_from(size.min(FILE_BYTES_MAX)).unwrap_or(0) + 32));
     let file = File::open(path).map_err(IdentityError::io("read", path))?;
     file.take(FILE_BYTES_MAX + 1).read_to_end(&mut bytes).map_err(IdentityError::io("read", path))?;
     if u64::try_from(bytes.len()).is_ok_and(|length| length > FILE_BYTES_MAX) {
@@ -196,13 +199,14 @@ pub(super) fn read(path: &Path) -> Result<Vec<u8>, IdentityError> {
 }
 
 /// Reads a file of bounded size as text, without the line end.
-pub(super) fn read_text(path: &Path) -> Result<String, IdentityError> {
-    let text = String::from_utf8(read(path)?).map_err(|_| IdentityError::damaged(path, &"it is not text"))?;
-    Ok(text.trim_end().to_owned())
+pub(super) fn read_text(path: &Path) -> Result<Zeroizing<String>, IdentityError> {
+    let bytes = read(path)?;
+    let text = std::str::from_utf8(&bytes).map_err(|_| IdentityError::damaged(path, &"it is not text"))?;
+    Ok(Zeroizing::new(text.trim_end().to_owned()))
 }
 
 /// The same of a file that may be missing.
-pub(super) fn text_if_there(path: &Path) -> Result<Option<String>, IdentityError> {
+pub(super) fn text_if_there(path: &Path) -> Result<Option<Zeroizing<String>>, IdentityError> {
     match read_text(path) {
         Ok(text) => Ok(Some(text)),
         Err(IdentityError::Io { source, .. }) if source.kind() == ErrorKind::NotFound => Ok(None),
@@ -270,12 +274,12 @@ mod tests {
         home.install_identity(&[("a", b"1".to_vec())]).unwrap();
         home.stage(IDENTITY, &[("a", b"half".to_vec())]).unwrap();
         assert_eq!(
-            read_text(&identity_directory(dir.path()).unwrap().join("a")).unwrap(),
+            *read_text(&identity_directory(dir.path()).unwrap().join("a")).unwrap(),
             "1",
             "staged is not in force"
         );
         home.install_identity(&[("a", b"2\n".to_vec())]).unwrap();
-        assert_eq!(read_text(&dir.path().join("identity/a")).unwrap(), "2");
+        assert_eq!(*read_text(&dir.path().join("identity/a")).unwrap(), "2");
         let left = entries(dir.path());
         assert_eq!(left.len(), 3, "link, one directory, lock: {left:?}");
     }
@@ -285,7 +289,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         fs::create_dir(dir.path().join(IDENTITY)).unwrap();
         Home::open(dir.path()).unwrap().install_identity(&[("a", b"2".to_vec())]).unwrap();
-        assert_eq!(read_text(&dir.path().join("identity/a")).unwrap(), "2");
+        assert_eq!(*read_text(&dir.path().join("identity/a")).unwrap(), "2");
     }
 
     #[test]

@@ -129,7 +129,7 @@ impl Identity {
         if record_key.public() != leaf.record_key {
             return Err(IdentityError::damaged(at(RECORD_KEY), &"it is not the key that node.pem names"));
         }
-        let cluster = files::read_text(&at(CLUSTER))?;
+        let cluster = files::read_text(&at(CLUSTER))?.to_string();
         let leaf = leaf.in_cluster(&cluster).map_err(|e| IdentityError::damaged(at(CLUSTER), &e))?;
         let certified = certified_key(&at(NODE_KEY), &chain)?;
         let root_certificates = certificates_in(&at(ROOTS_PEM))?;

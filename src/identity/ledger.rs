@@ -53,7 +53,7 @@ impl Entry {
     ) -> Entry {
         Entry {
             id: id_text(&token.id),
-            secret_sha256: data_encoding::HEXLOWER.encode(&fingerprint(&token.secret)),
+            secret_sha256: data_encoding::HEXLOWER.encode(&fingerprint(&token.secret[..])),
             created_unix_s,
             expires_unix_s: token.expires_unix_s,
             uses_left,

@@ -11,6 +11,7 @@ use aws_lc_rs::rand::SystemRandom;
 use aws_lc_rs::signature::{ED25519, Ed25519KeyPair, KeyPair as _, UnparsedPublicKey};
 use rustls::pki_types::PrivatePkcs8KeyDer;
 use rustls::pki_types::pem::PemObject as _;
+use zeroize::Zeroizing;
 
 use super::IdentityError;
 use super::files;
@@ -21,7 +22,7 @@ use crate::model::{NodeId, Record, SIGNATURE_BYTES};
 pub struct RecordKey {
     pair: Arc<Ed25519KeyPair>,
     public: [u8; 32],
-    pkcs8: Arc<[u8]>,
+    pkcs8: Arc<Zeroizing<Vec<u8>>>,
 }
 
 impl RecordKey {
@@ -42,7 +43,7 @@ impl RecordKey {
     fn from_pkcs8(pkcs8: &[u8]) -> Option<RecordKey> {
         let pair = Ed25519KeyPair::from_pkcs8_maybe_unchecked(pkcs8).ok()?;
         let public = pair.public_key().as_ref().try_into().ok()?;
-        Some(RecordKey { pair: Arc::new(pair), public, pkcs8: pkcs8.into() })
+        Some(RecordKey { pair: Arc::new(pair), public, pkcs8: Arc::new(Zeroizing::new(pkcs8.to_vec())) })
     }
 
     /// The key as the file holds it.

@@ -15,6 +15,7 @@ use std::time::{Duration, SystemTime};
 
 use data_encoding::BASE64URL_NOPAD;
 use serde::Serialize;
+use zeroize::Zeroizing;
 
 use super::ca::fingerprint;
 use super::certificate::{check_cluster, check_grants, unix_s};
@@ -37,7 +38,7 @@ const TTL_MAX: Duration = Duration::from_secs(30 * 24 * 3600);
 #[derive(Clone, PartialEq, Eq)]
 pub(super) struct JoinToken {
     pub(super) id: [u8; TOKEN_ID_BYTES],
-    pub(super) secret: [u8; TOKEN_SECRET_BYTES],
+    pub(super) secret: Zeroizing<[u8; TOKEN_SECRET_BYTES]>,
     pub(super) expires_unix_s: u64,
     pub(super) root_sha256: [u8; 32],
     pub(super) issuer: NodeId,
@@ -98,7 +99,7 @@ pub(super) fn create(
     }
     let token = JoinToken {
         id,
-        secret,
+        secret: Zeroizing::new(secret),
         expires_unix_s: unix_s(now + ttl),
         root_sha256: fingerprint(root),
         issuer: identity.node,
@@ -139,7 +140,7 @@ impl JoinToken {
     pub(super) fn to_text(&self) -> String {
         let mut bytes = Vec::with_capacity(128);
         bytes.extend(self.id);
-        bytes.extend(self.secret);
+        bytes.extend(*self.secret);
         bytes.extend(self.expires_unix_s.to_be_bytes());
         bytes.extend(self.root_sha256);
         bytes.extend(self.issuer.as_bytes());
@@ -186,7 +187,7 @@ impl JoinToken {
         check_cluster(cluster).ok()?;
         Some(JoinToken {
             id,
-            secret,
+            secret: Zeroizing::new(secret),
             expires_unix_s: u64::from_be_bytes(expires),
             root_sha256,
             issuer: NodeId(issuer),
@@ -215,7 +216,7 @@ mod tests {
     fn token(address: &str) -> JoinToken {
         JoinToken {
             id: [1; TOKEN_ID_BYTES],
-            secret: [2; TOKEN_SECRET_BYTES],
+            secret: Zeroizing::new([2; TOKEN_SECRET_BYTES]),
             expires_unix_s: 1_800_000_000,
             root_sha256: [3; 32],
             issuer: NodeId([4; 16]),
