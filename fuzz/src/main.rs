@@ -4,6 +4,8 @@
 
 extern crate self as weft;
 
+#[path = "../../src/access/mod.rs"]
+pub mod access;
 #[path = "../../src/api/mod.rs"]
 pub mod api;
 #[path = "../../src/catalog/mod.rs"]
