@@ -200,10 +200,11 @@ impl Keeper {
                 "the node certificate has expired: no call crosses the mesh until an issuer answers, or the host enrols again"
             );
         }
-        let renewed = self.renew(directory, "a third of its life is over").await?;
+        self.renew(directory, "a third of its life is over").await?;
         let life = self.identity.not_after.duration_since(self.identity.not_before).unwrap_or_default();
         let pause = (life / RETRY_PART).clamp(RETRY_MIN, CHECK_INTERVAL);
-        self.renew_at = (!renewed).then(|| Instant::now() + pause);
+        // Also after one that worked: a certificate that ends with its CA's may be due as soon as it is there.
+        self.renew_at = Some(Instant::now() + pause);
         Ok(())
     }
 
