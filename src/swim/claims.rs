@@ -125,7 +125,7 @@ impl Swim {
             self.budget.give_back();
         }
         if claim.state == MemberState::Suspect {
-            let pace = self.pace.factor(self.config.probe_timeout);
+            let pace = self.patience_factor();
             let suspicion = Suspicion::new(now, &self.config, self.hosts(), claim.from, pace);
             self.suspicions.insert(node, suspicion);
             self.offer_second_opinion(now, node, claim.from);

@@ -516,10 +516,15 @@ impl Swim {
         self.me.incarnation
     }
 
+    /// How many times longer than configured this host waits for answers: 1 on a calm network.
+    pub fn patience_factor(&self) -> f64 {
+        self.pace.factor(self.config.probe_timeout)
+    }
+
     /// How long to wait for an answer that usually comes within `time`: longer where answers come late, and while this host
     /// doubts itself.
     fn patience(&self, time: Duration) -> Duration {
-        let late = time.mul_f64(self.pace.factor(self.config.probe_timeout));
+        let late = time.mul_f64(self.patience_factor());
         late.max(self.health.stretch(time))
     }
 

@@ -12,6 +12,7 @@ const HOSTS: usize = 48;
 
 /// From starting the processes to all knowing all; the target is 3 s.
 const JOIN_DEADLINE: Duration = Duration::from_secs(9);
+const JOIN_ATTEMPTS: usize = 3;
 /// From kill -9 to the median of the others knowing; the target is 3 s.
 const DEATH_MEDIAN: Duration = Duration::from_secs(9);
 /// From SIGCONT to being alive everywhere; the target is 5 s.
@@ -64,6 +65,43 @@ fn all_alive(fleet: &Fleet, names: &[&str]) -> u64 {
     look("all see all alive", || all_settled(&timeline(fleet, names, 0), names, "alive"))
 }
 
+/// A fleet of which all know all, and when it was started. Joining is bound by the processors, which others may use for a
+/// while: only three fleets that are all late are wrong.
+#[track_caller]
+fn joined_at_once(names: &[&str]) -> Option<(Fleet, u64)> {
+    let mut late = Vec::new();
+    for _ in 0..JOIN_ATTEMPTS {
+        let fleet = Fleet::raise_routed(names)?;
+        enrolled(&fleet, names);
+        let start_us = start_all(&fleet, names);
+        let took = seconds(start_us, all_alive(&fleet, names));
+        println!("48 hosts join at once, all know all: {took:.2} s");
+        if took <= JOIN_DEADLINE.as_secs_f64() {
+            return Some((fleet, start_us));
+        }
+        late.push(took);
+    }
+    panic!("48 hosts took {late:.2?} s to join, more than {JOIN_DEADLINE:?} each time");
+}
+
+/// Waits until no agent doubts itself (Lifeguard's local health) nor waits longer than usual for answers. Where the
+/// processors were short, as they are while all start, agents are patient for a while: deaths are to be noticed later then.
+#[track_caller]
+fn all_calm(fleet: &Fleet, names: &[&str]) {
+    let start_us = clock_us();
+    look("all agents are calm", || {
+        let metric = |name: &str, metric| fleet[name].metric(metric, "");
+        let is_calm = |name: &str| {
+            metric(name, "weft_gossip_health_score") == 0.0 && metric(name, "weft_gossip_patience_ratio") <= 1.0
+        };
+        match names.iter().filter(|name| !is_calm(name)).count() {
+            0 => Ok(()),
+            others => Err(format!("{others} are not")),
+        }
+    });
+    println!("all agents are calm after {:.2} s", seconds(start_us, clock_us()));
+}
+
 /// Fails if `what` took longer than `most` from one time to the other.
 #[track_caller]
 fn within(what: &str, from_us: u64, to_us: u64, most: Duration) {
@@ -92,15 +130,11 @@ fn no_more_drops(fleet: &Fleet, names: &[&str]) {
 fn forty_eight_hosts_join_at_once_miss_a_killed_one_and_forgive_one_that_stood_still() {
     let names = names();
     let names: Vec<&str> = names.iter().map(String::as_str).collect();
-    let Some(fleet) = Fleet::raise_routed(&names) else { return };
-    enrolled(&fleet, &names);
-
-    let start_us = start_all(&fleet, &names);
-    within("48 hosts join at once, all know all", start_us, all_alive(&fleet, &names), JOIN_DEADLINE);
+    let Some((fleet, start_us)) = joined_at_once(&names) else { return };
     names.iter().for_each(|name| fleet[name].await_agent());
     let memory: Vec<u64> = names.iter().map(|name| fleet[name].agent_rss_kib()).collect();
     println!("memory of an agent: {} MiB in the median", median(memory) / 1024);
-    sleep(Duration::from_secs(5));
+    all_calm(&fleet, &names);
 
     let (victim, others) = (names[30], [&names[..30], &names[31..]].concat());
     let killed_us = clock_us();

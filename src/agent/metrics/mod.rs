@@ -96,6 +96,8 @@ impl Sources {
         );
         let help = "How far this host doubts itself: 0 is well, 8 the most (Lifeguard's local health)";
         sample.gauge("weft_gossip_health_score", help, &[], u64::from(tally.health_score));
+        let help = "How many times longer than usual this host waits for answers";
+        sample.ratio("weft_gossip_patience_ratio", help, &[], tally.patience);
         let help = "Accusations not made because others had not confirmed the ones before";
         sample.counter("weft_gossip_accusations_withheld", help, &[], tally.accusations_withheld);
         for (reason, count) in tally.refused {

@@ -13,6 +13,7 @@ use prometheus_client::metrics::gauge::ConstGauge;
 enum Value {
     Counter(u64),
     Gauge(u64),
+    Ratio(f64),
     Histogram(Histogram),
 }
 
@@ -46,6 +47,10 @@ impl Sample {
 
     pub(super) fn gauge(&mut self, name: &str, help: &str, labels: &[(&str, &str)], value: u64) {
         self.add(name, help, MetricType::Gauge, labels, Value::Gauge(value));
+    }
+
+    pub(super) fn ratio(&mut self, name: &str, help: &str, labels: &[(&str, &str)], value: f64) {
+        self.add(name, help, MetricType::Gauge, labels, Value::Ratio(value));
     }
 
     pub(super) fn histogram(&mut self, name: &str, help: &str, labels: &[(&str, &str)], value: Histogram) {
@@ -82,6 +87,7 @@ fn write_value(value: &Value, mut line: MetricEncoder<'_>) -> Result<(), std::fm
     match value {
         Value::Counter(value) => ConstCounter::new(*value).encode(line),
         Value::Gauge(value) => ConstGauge::new(i64::try_from(*value).unwrap_or(i64::MAX)).encode(line),
+        Value::Ratio(value) => ConstGauge::new(*value).encode(line),
         Value::Histogram(Histogram { sum, buckets }) => {
             let count = buckets.iter().map(|(_, count)| count).sum();
             line.encode_histogram::<[(&str, &str); 0]>(*sum, count, buckets, None)

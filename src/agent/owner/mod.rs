@@ -77,6 +77,8 @@ pub(super) struct Tally {
     pub published: u64,
     /// Lifeguard's local health score.
     pub health_score: u32,
+    /// How many times longer than usual it waits for answers.
+    pub patience: f64,
     /// Accusations that were not made, over the budget.
     pub accusations_withheld: u64,
     /// What the catalog counts.
@@ -145,6 +147,7 @@ pub(super) struct Owner {
     dirty: bool,
     local_dirty: bool,
     publish_at: Instant,
+    tell_counts_at: Instant,
     save_at: Option<Instant>,
     tally: Tally,
     pulled: HashMap<NodeId, Pulled>,
@@ -203,6 +206,7 @@ impl Owner {
             dirty: true,
             local_dirty: true,
             publish_at: started,
+            tell_counts_at: started,
             save_at: None,
             tally: Tally::default(),
             pulled: HashMap::new(),

@@ -13,6 +13,8 @@ use crate::model::{Callers, Freshness, MemberState};
 const PUBLISH_INTERVAL: Duration = Duration::from_millis(2);
 /// The view is rebuilt whole: at most a tenth of the owner's time may go into that.
 const PUBLISH_COST_FACTOR: u32 = 10;
+/// Between two publications of the counts, at least: the gossip core wakes the owner that often anyway.
+const COUNTS_INTERVAL: Duration = Duration::from_millis(500);
 
 impl Owner {
     /// Publishes what has changed, when it is time, and answers those who wait for it.
@@ -31,6 +33,10 @@ impl Owner {
             }
             self.out.changes.send_replace(self.index);
             self.publish_at = Instant::now() + PUBLISH_INTERVAL.max(begun.elapsed() * PUBLISH_COST_FACTOR);
+        }
+        if begun >= self.tell_counts_at {
+            self.tell_counts_at = begun + COUNTS_INTERVAL;
+            self.tell_counts();
         }
         if !self.dirty {
             self.quarantine.clear();
@@ -68,7 +74,14 @@ impl Owner {
         let directory = build(&sources, &mut self.vips, &self.out.directory.load());
         self.out.directory.store(Arc::new(directory));
         self.tally.published += 1;
+        if let Some(vips) = self.vips.take_changes() {
+            self.out.store.save_vips(vips);
+        }
+    }
+
+    fn tell_counts(&mut self) {
         self.tally.health_score = self.swim.health_score();
+        self.tally.patience = self.swim.patience_factor();
         self.tally.accusations_withheld = self.swim.accusations_withheld();
         self.tally.refused = self.gate.refusals();
         self.tally.catalog = self.catalog.counters();
@@ -76,9 +89,6 @@ impl Owner {
         self.tally.quarantined = (self.quarantine.count(), self.quarantine.refused);
         self.tally.coalesced = self.pace.coalesced;
         self.out.tally.send_replace(self.tally.clone());
-        if let Some(vips) = self.vips.take_changes() {
-            self.out.store.save_vips(vips);
-        }
     }
 
     fn freshness(&self) -> Freshness {
