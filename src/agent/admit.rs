@@ -8,6 +8,7 @@ use std::time::SystemTime;
 
 use tracing::warn;
 
+use super::ahead::Signature;
 use crate::identity::{Identity, PeerIdentity, PolicyRefused, verify_record};
 use crate::model::{Instance, NodeFacts, NodeId, Policy, Record, RecordKind, ServiceName};
 use crate::wire::body::{self, BodyError};
@@ -91,7 +92,13 @@ pub(super) struct Gate {
 
 impl Gate {
     /// Judges a record that came from the network.
-    pub(super) fn judge(&mut self, identity: &Identity, record: &Record, now: SystemTime) -> Verdict {
+    pub(super) fn judge(
+        &mut self,
+        identity: &Identity,
+        record: &Record,
+        signature: Signature,
+        now: SystemTime,
+    ) -> Verdict {
         #[cfg(test)]
         super::quarantine::strike(record, "poison-judge");
         let judged = match record.header().kind {
@@ -99,7 +106,7 @@ impl Gate {
             RecordKind::NODE if !record.header().tombstone => self.judge_node(identity, record, now),
             _ => match self.proven.get(&record.origin()) {
                 None => return self.wait(record),
-                Some(origin) => judge_other(origin, record, now),
+                Some(origin) => judge_other(origin, record, signature, now),
             },
         };
         let judged = match judged {
@@ -204,6 +211,11 @@ impl Gate {
         }
     }
 
+    /// The record key that the origin's certificate proves.
+    pub(super) fn record_key(&self, origin: NodeId) -> Option<[u8; 32]> {
+        self.proven.get(&origin).map(|peer| peer.record_key)
+    }
+
     /// True if the origin's certificate lets it speak for the service.
     pub(super) fn grants(&self, origin: NodeId, service: &ServiceName) -> bool {
         self.proven.get(&origin).is_some_and(|peer| peer.grants_service(service))
@@ -257,12 +269,17 @@ impl Gate {
     }
 }
 
-fn judge_other(origin: &PeerIdentity, record: &Record, now: SystemTime) -> Result<Admitted, Refusal> {
+fn judge_other(
+    origin: &PeerIdentity,
+    record: &Record,
+    signature: Signature,
+    now: SystemTime,
+) -> Result<Admitted, Refusal> {
     // Expiry stops new records; those already held stay until their host fails.
     if now >= origin.not_after {
         return Err(Refusal::Certificate);
     }
-    if !verify_record(&origin.record_key, record) {
+    if !signature.is_good(&origin.record_key, record) {
         return Err(Refusal::Signature);
     }
     let admitted = read(record)?;
@@ -386,7 +403,7 @@ mod tests {
         for format in [1, 2] {
             let body = body::encode_node_in(&facts(&identity), format).unwrap();
             let record = sign(&identity, RecordKind::NODE, format, b"", &body);
-            match gate.judge(&identity, &record, SystemTime::now()) {
+            match gate.judge(&identity, &record, Signature::Unchecked, SystemTime::now()) {
                 Verdict::Admitted(Admitted::Node(read, _)) => assert_eq!(*read, facts(&identity)),
                 _ => panic!("format {format} was not read"),
             }
@@ -402,15 +419,25 @@ mod tests {
         let web = sign(&identity, RecordKind::SERVICE, 1, b"web", &body::encode_instance(&service()).unwrap());
         let newer_web = sign(&identity, RecordKind::SERVICE, 7, b"web", b"\xff\xff");
         let unheard_of = sign(&identity, RecordKind(0x7777), 9, b"\xff", b"\xff\xff");
-        assert!(matches!(gate.judge(&identity, &web, now), Verdict::Waiting));
-        let Verdict::Admitted(Admitted::NewerNode(peer)) = gate.judge(&identity, &node, now) else {
+        assert!(matches!(gate.judge(&identity, &web, Signature::Unchecked, now), Verdict::Waiting));
+        let Verdict::Admitted(Admitted::NewerNode(peer)) = gate.judge(&identity, &node, Signature::Unchecked, now)
+        else {
             panic!("the node record was refused");
         };
         gate.prove(peer);
         assert_eq!(gate.release(identity.node), std::slice::from_ref(&web));
-        assert!(matches!(gate.judge(&identity, &web, now), Verdict::Admitted(Admitted::Service(_))));
-        assert!(matches!(gate.judge(&identity, &newer_web, now), Verdict::Admitted(Admitted::Opaque)));
-        assert!(matches!(gate.judge(&identity, &unheard_of, now), Verdict::Admitted(Admitted::Opaque)));
+        assert!(matches!(
+            gate.judge(&identity, &web, Signature::Unchecked, now),
+            Verdict::Admitted(Admitted::Service(_))
+        ));
+        assert!(matches!(
+            gate.judge(&identity, &newer_web, Signature::Unchecked, now),
+            Verdict::Admitted(Admitted::Opaque)
+        ));
+        assert!(matches!(
+            gate.judge(&identity, &unheard_of, Signature::Unchecked, now),
+            Verdict::Admitted(Admitted::Opaque)
+        ));
         assert!(matches!(Gate::default().recall(&node), Some(Admitted::NewerNode(_))));
         assert!(gate.refusals().iter().all(|(_, count)| *count == 0));
     }
@@ -432,7 +459,7 @@ mod tests {
             (forged, Refusal::Signature),
         ];
         for (record, refusal) in expected {
-            let judged = gate.judge(&identity, &record, now);
+            let judged = gate.judge(&identity, &record, Signature::Unchecked, now);
             assert!(matches!(judged, Verdict::Refused(found) if found == refusal), "{refusal:?}");
         }
     }
@@ -459,7 +486,7 @@ mod tests {
         let seen_at = changed.len() - 3;
         changed[seen_at] ^= 1;
         let policy = |key: &'static [u8], body: &[u8]| sign(&identity, RecordKind::POLICY, 1, key, body);
-        let admitted = gate.judge(&identity, &policy(b"default", &good), now);
+        let admitted = gate.judge(&identity, &policy(b"default", &good), Signature::Unchecked, now);
         assert!(matches!(admitted, Verdict::Admitted(Admitted::Policy(_))));
         for (record, at, refusal) in [
             (policy(b"default", &foreign), now, Refusal::Operator),
@@ -467,13 +494,16 @@ mod tests {
             (policy(b"intention/a/b", &good), now, Refusal::Malformed),
             (policy(b"default", b"nonsense"), now, Refusal::Malformed),
         ] {
-            let judged = gate.judge(&identity, &record, at);
+            let judged = gate.judge(&identity, &record, Signature::Unchecked, at);
             assert!(matches!(judged, Verdict::Refused(found) if found == refusal), "{refusal:?}");
         }
-        let changed = gate.judge(&identity, &policy(b"default", &changed), now);
+        let changed = gate.judge(&identity, &policy(b"default", &changed), Signature::Unchecked, now);
         assert!(matches!(changed, Verdict::Refused(Refusal::OperatorSignature | Refusal::Malformed)));
         // What a newer agent writes is carried.
         let newer = sign(&identity, RecordKind::POLICY, 2, b"default", b"\xff");
-        assert!(matches!(gate.judge(&identity, &newer, now), Verdict::Admitted(Admitted::Opaque)));
+        assert!(matches!(
+            gate.judge(&identity, &newer, Signature::Unchecked, now),
+            Verdict::Admitted(Admitted::Opaque)
+        ));
     }
 }

@@ -9,6 +9,7 @@
 //! ```
 
 mod admit;
+mod ahead;
 mod control;
 mod directory;
 mod enroll;

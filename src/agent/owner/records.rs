@@ -7,6 +7,7 @@ use tokio::time::Instant;
 use tracing::{debug, warn};
 
 use super::super::admit::{Admitted, Verdict};
+use super::super::ahead::{self, Signature};
 use super::Owner;
 use crate::catalog::{Merge, Peer, Relay, Screen};
 use crate::model::{NodeId, Now, Record, RecordId, RecordKind};
@@ -52,10 +53,8 @@ impl Owner {
         if !done {
             self.pulled.insert(from, pull);
         }
-        for record in held {
-            if self.take_record(now, record, relay) == Taken::False {
-                self.name_liar(from);
-            }
+        if self.take_records(now, held, relay) == Taken::False {
+            self.name_liar(from);
         }
         if done {
             self.catalog.pulled(now, from);
@@ -132,13 +131,42 @@ impl Owner {
         self.offences.get(&sender).is_none_or(|count| *count < OFFENCES_MAX)
     }
 
-    pub(super) fn take_records(&mut self, now: Now, records: Vec<Record>, relay: Relay) {
-        for record in records {
-            self.take_record(now, record, relay);
+    /// Takes records that came together. False if one of them is.
+    pub(super) fn take_records(&mut self, now: Now, records: Vec<Record>, relay: Relay) -> Taken {
+        let mut taken = Taken::Fairly;
+        let mut take = |owner: &mut Owner, record, signature| {
+            if owner.take_checked(now, record, signature, relay) == Taken::False {
+                taken = Taken::False;
+            }
+        };
+        // What a host says of itself proves the key for the rest, which can be checked side by side then.
+        let (nodes, others): (Vec<_>, Vec<_>) =
+            records.into_iter().partition(|record| record.header().kind == RecordKind::NODE);
+        nodes.into_iter().for_each(|record| take(self, record, Signature::Unchecked));
+        let signatures = self.check_ahead(&others);
+        others.into_iter().zip(signatures).for_each(|(record, signature)| take(self, record, signature));
+        taken
+    }
+
+    /// Checks the signatures of records that are news, where there are many.
+    fn check_ahead(&self, records: &[Record]) -> Vec<Signature> {
+        if records.len() < ahead::RECORDS_MIN {
+            return vec![Signature::Unchecked; records.len()];
         }
+        let is_news = |record: &Record| {
+            record.origin() != self.local
+                && self.catalog.get(&record.id()).is_none_or(|held| held.version() < record.version())
+        };
+        let key = |record: &Record| is_news(record).then(|| self.gate.record_key(record.origin())).flatten();
+        let keyed: Vec<_> = records.iter().map(|record| (key(record), record)).collect();
+        ahead::check(&keyed)
     }
 
     pub(super) fn take_record(&mut self, now: Now, record: Record, relay: Relay) -> Taken {
+        self.take_checked(now, record, Signature::Unchecked, relay)
+    }
+
+    fn take_checked(&mut self, now: Now, record: Record, signature: Signature, relay: Relay) -> Taken {
         if record.origin() == self.local {
             self.recall_policy(now, &record);
             self.meet_own_past(now, &record);
@@ -164,7 +192,7 @@ impl Owner {
         }
         // The gate changes only its counts and its waiting room while it judges: a panic leaves it whole.
         let (gate, identity) = (&mut self.gate, &self.identity);
-        let judged = self.quarantine.watch(&record, || gate.judge(identity, &record, SystemTime::now()));
+        let judged = self.quarantine.watch(&record, || gate.judge(identity, &record, signature, SystemTime::now()));
         let Some(verdict) = judged else {
             self.quarantine.keep(&self.out.store);
             return Taken::Fairly;

@@ -2,6 +2,7 @@
 
 use tokio::net::TcpListener;
 
+use super::poison::Other;
 use super::*;
 use crate::agent::own::OwnLog;
 use crate::identity::{Accepted, Enrolling, accept_mesh, enroll, serve_enroll, token_create};
@@ -60,7 +61,7 @@ fn records_of(identity: &Identity) -> Vec<Record> {
 }
 
 /// Fifty thousand records, in the pieces that a pull brings. How long it takes is printed and not asserted: 5 s are wanted of a
-/// release build on one core, of which 50 µs a record are Ed25519.
+/// release build on two cores; 50 µs a record are Ed25519, side by side.
 #[tokio::test]
 async fn fifty_thousand_records_are_taken_and_verified() {
     let dir = enrolled();
@@ -80,5 +81,33 @@ async fn fifty_thousand_records_are_taken_and_verified() {
     println!("{} records of {ORIGINS} hosts were taken in {:?}", records.len(), begun.elapsed());
     assert_eq!(bench.owner.instances.len(), ORIGINS * SERVICES);
     assert_eq!(bench.owner.facts.len(), ORIGINS + 1, "and this host");
+    bench.stop();
+}
+
+#[tokio::test]
+async fn of_a_large_pull_what_is_forged_is_dropped_and_its_teller_named() {
+    let (dir, mut other, mut unmet) = (enrolled(), Other::new(), Other::new());
+    let teller = unmet.identity.node;
+    let mut bench = Bench::start(dir.path(), Vec::new());
+    bench.meet(&other);
+    let mut records: Vec<Record> = (0..500).map(|number| other.record(&format!("s{number}"))).collect();
+    let poison = other.record("poison-judge");
+    records.insert(100, poison);
+    records.push(unmet.record("of-nobody-that-is-known"));
+    let forged = {
+        let mut bytes = records[400].encoded().to_vec();
+        let last = bytes.len() - 1;
+        bytes[last] ^= 1;
+        Record::decode(bytes.into()).unwrap()
+    };
+    records[400] = forged;
+    let now = bench.owner.now();
+    bench.owner.on_pulled(now, teller, records, true);
+    bench.turn();
+    assert_eq!(bench.owner.instances.len(), 499);
+    assert_eq!(bench.owner.gate.refusals().iter().map(|(_, count)| count).sum::<u64>(), 1);
+    assert!(bench.owner.liars.contains(&teller));
+    assert_eq!(bench.owner.quarantine.count(), 1, "what cannot be handled is met by the watch all the same");
+    assert!(bench.owner.gate.knows(teller), "what is of nobody that is known waits");
     bench.stop();
 }
