@@ -255,6 +255,16 @@ impl Host {
         assert!(ended.is_none(), "the agent of {} ended", self.name);
     }
 
+    /// Processor time of the agent since it was started, in clock ticks.
+    #[track_caller]
+    pub(crate) fn agent_cpu_ticks(&self) -> u64 {
+        let pid = self.agent.lock().expect("agent").as_ref().expect("the agent runs").agent.pid();
+        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).expect("the agent's times");
+        // What follows the program's name in brackets begins with field 3 (proc_pid_stat(5)): utime and stime are 14 and 15.
+        let (_, fields) = stat.rsplit_once(')').expect("a program's name");
+        fields.split_whitespace().skip(11).take(2).map(|ticks| ticks.parse::<u64>().expect("ticks")).sum()
+    }
+
     /// Resident memory of the agent.
     #[track_caller]
     pub(crate) fn agent_rss_kib(&self) -> u64 {
