@@ -62,6 +62,7 @@ pub(super) fn build(sources: &Sources<'_>, vips: &mut Vips, previous: &Directory
         services: BTreeMap::new(),
         vips: HashMap::new(),
         intentions: sources.intentions.clone(),
+        traffic: Arc::default(),
     };
     for (name, instances) in by_service {
         if let Some(service) = service(name, instances, vips, &mut directory.vips) {

@@ -121,6 +121,7 @@ pub(crate) fn directory() -> Directory {
         services: [billing, legacy].into(),
         vips: Default::default(),
         intentions: Arc::new(intentions()),
+        traffic: Arc::default(),
     }
 }
 

@@ -4,7 +4,9 @@ use std::collections::{BTreeMap, HashMap};
 use std::net::Ipv4Addr;
 use std::sync::Arc;
 
-use super::{Health, Instance, Intentions, MemberState, NodeFacts, NodeId, Protocol, ServiceName, Tag};
+use super::{
+    Health, Instance, Intentions, MemberState, NodeFacts, NodeId, Protocol, ServiceName, Tag, TrafficPolicies,
+};
 
 /// Whether the view rests on contact with other hosts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -123,6 +125,8 @@ pub struct Directory {
     pub vips: HashMap<Ipv4Addr, VipTarget>,
     /// Who may call whom. Shared between views until a policy changes.
     pub intentions: Arc<Intentions>,
+    /// How calls of each service are carried. Shared likewise.
+    pub traffic: Arc<TrafficPolicies>,
 }
 
 impl Directory {
@@ -139,6 +143,7 @@ impl Directory {
             services: BTreeMap::new(),
             vips: HashMap::new(),
             intentions: Arc::default(),
+            traffic: Arc::default(),
         }
     }
 

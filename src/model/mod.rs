@@ -15,6 +15,7 @@ mod name;
 mod policy;
 mod record;
 mod replication;
+mod resilience;
 mod traffic;
 mod trust;
 
@@ -34,6 +35,10 @@ pub use record::{
     Header, RECORD_BYTES_MAX, RECORD_KEY_BYTES_MAX, Record, RecordError, RecordId, RecordKind, SIGNATURE_BYTES, Version,
 };
 pub use replication::{BUCKETS, BucketDigest, CatalogMessage, OriginSummary, RecordRef, Want};
+pub use resilience::{
+    Algorithm, Balance, HashKey, Limits, Outlier, PLATFORM_DEFAULT, Retries, Route, Share, Subset, Timeouts,
+    TrafficPolicies, TrafficPolicy, platform_of,
+};
 pub use traffic::{BUCKET_BOUNDS_US, Direction, Edge, Traffic};
 pub use trust::{ISSUERS_MAX, ROOTS_MAX, Revocation, Trust};
 

@@ -101,6 +101,7 @@ fn directory() -> Directory {
         nodes: nodes.into_iter().map(|node| (node.id, node)).collect(),
         vips: HashMap::new(),
         intentions: Default::default(),
+        traffic: Default::default(),
     }
 }
 

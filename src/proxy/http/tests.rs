@@ -148,6 +148,7 @@ fn directory(local: NodeId, instances: Vec<(Arc<Node>, Arc<Instance>)>) -> Arc<A
         services: BTreeMap::from([(name, Arc::new(service))]),
         vips: HashMap::new(),
         intentions: Default::default(),
+        traffic: Default::default(),
     };
     Arc::new(ArcSwap::from_pointee(directory))
 }
