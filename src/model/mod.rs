@@ -39,7 +39,7 @@ pub use resilience::{
     Algorithm, Balance, HashKey, Limits, Outlier, PLATFORM_DEFAULT, Retries, Route, Share, Subset, Timeouts,
     TrafficPolicies, TrafficPolicy, platform_of,
 };
-pub use traffic::{BUCKET_BOUNDS_US, Direction, Edge, Traffic};
+pub use traffic::{BUCKET_BOUNDS_US, Direction, Edge, Pressure, Traffic};
 pub use trust::{ISSUERS_MAX, ROOTS_MAX, Revocation, Trust};
 
 /// A point in time: the duration since the agent's start (or the simulation's). Cores take it as an argument and never

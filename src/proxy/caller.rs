@@ -12,13 +12,14 @@ use tracing::debug;
 
 use super::authorize::{Wanted, admit_wanted, turned};
 use super::deliver;
-use super::endpoints::{Endpoint, Measure, OpenGuard};
+use super::endpoints::{self, Endpoint, Measure, OpenGuard, Part};
 use super::http;
 use super::link::{Link, LinkError};
 use super::relay::{DirectError, End, Limits, Relay, abort, carry_directly};
 use super::worker::Worker;
 use crate::lobby::Place;
-use crate::model::{Directory, Node, NodeId, ServiceId, ServiceName, Tag};
+use crate::model::{Directory, Node, NodeId, Service, ServiceId, ServiceName, Tag};
+use crate::route;
 use crate::wire::frame::{Open, RstReason};
 
 /// Instances tried for one call. Each try costs at most the connect and accept timeouts.
@@ -30,6 +31,8 @@ struct Call {
     tag: Option<Tag>,
     /// Which service calls; `None` is anonymous.
     caller: Option<ServiceName>,
+    /// Which part of the instances takes it.
+    part: Part,
     /// Among the connections on which nothing has moved yet.
     place: Place,
 }
@@ -53,7 +56,16 @@ enum Try {
     /// The call is over, one way or the other.
     Over,
     /// Nobody accepted it; it may be made elsewhere.
-    Elsewhere(TcpStream),
+    Elsewhere(TcpStream, Blame),
+}
+
+/// Whose fault it is that a call was not taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Blame {
+    /// The instance's, or its host's.
+    Theirs,
+    /// Nobody's: it has as many as it may, is leaving, or is not there any more; or this host's own.
+    Nobody,
 }
 
 /// Serves one captured connection from beginning to end: `client` made it to that address and port.
@@ -84,7 +96,11 @@ pub(super) async fn serve(
         drop(service);
         return http::serve_application(worker, app, target).await;
     }
-    let call = Call { service: service.name.clone(), tag, caller, place };
+    let part = match &tag {
+        Some(_) => Part::All,
+        None => share(&worker, &service),
+    };
+    let call = Call { service: service.name.clone(), tag, caller, part, place };
     drop(service);
     let mut app = app;
     let mut tried: Vec<(NodeId, ServiceId)> = Vec::new();
@@ -101,7 +117,13 @@ pub(super) async fn serve(
         };
         match outcome {
             Try::Over => return,
-            Try::Elsewhere(back) => {
+            Try::Elsewhere(back, blame) => {
+                if blame == Blame::Theirs {
+                    let policy = worker.directory.load().traffic.of(&call.service).clone();
+                    worker.endpoints.failed(&chosen.endpoint, &policy, None);
+                } else {
+                    worker.endpoints.avoid(&chosen.endpoint);
+                }
                 chosen.endpoint.stats.cells.retry();
                 app = back;
             }
@@ -112,11 +134,32 @@ pub(super) async fn serve(
     abort(app);
 }
 
+/// The part of the instances that this call goes to, where operators split it.
+fn share(worker: &Worker, service: &Service) -> Part {
+    let directory = worker.directory.load();
+    let split = &directory.traffic.of(&service.name).split;
+    if split.is_empty() {
+        return Part::All;
+    }
+    let weights: Vec<u32> = split.iter().map(|share| share.weight).collect();
+    route::share(&weights, &mut *worker.rng.borrow_mut()).map_or(Part::All, Part::Share)
+}
+
 fn choose(worker: &Worker, call: &Call, tried: &[(NodeId, ServiceId)]) -> Option<Chosen> {
     let directory = worker.directory.load();
     let service = directory.services.get(&call.service)?;
     let rng = &mut *worker.rng.borrow_mut();
-    let endpoint = worker.endpoints.choose(&directory, service, call.tag.as_ref(), Measure::Open, tried, rng)?;
+    let policy = directory.traffic.of(&call.service);
+    let wanted = endpoints::Wanted {
+        service,
+        policy,
+        tag: call.tag.as_ref(),
+        parts_of: policy,
+        part: call.part,
+        measure: Measure::Open,
+        hash: None,
+    };
+    let endpoint = worker.endpoints.choose(&directory, &wanted, tried, rng)?;
     endpoint.stats.cells.begin();
     let open = endpoint.enter();
     Some(Chosen { endpoint, begun: Instant::now(), _open: open })
@@ -130,12 +173,18 @@ async fn call_here(worker: &Rc<Worker>, call: &Call, chosen: &Chosen, mut app: T
         abort(app);
         return Try::Over;
     }
+    let limits = worker.directory.load().traffic.of(&call.service).limits;
+    let id = &chosen.endpoint.instance.id;
+    let Ok(_permit) = worker.admission.connection(id, call.caller.as_ref(), &limits) else {
+        return Try::Elsewhere(app, Blame::Nobody);
+    };
     let connected = tokio::select! {
         connected = deliver::connect(&chosen.endpoint.instance, &worker.settings) => connected,
         () = call.place.shown_out() => return crowded_out(chosen, app),
     };
-    let Ok(mut service) = connected else { return Try::Elsewhere(app) };
+    let Ok(mut service) = connected else { return Try::Elsewhere(app, Blame::Theirs) };
     worker.counters.direct.one();
+    worker.endpoints.succeeded(&chosen.endpoint, chosen.begun.elapsed());
     chosen.endpoint.stats.cells.answered(chosen.begun.elapsed());
     let carried = carry_directly(&mut app, &mut service, worker.settings.idle_timeout, &worker.scratch, &call.place);
     let ended = tokio::select! {
@@ -178,7 +227,7 @@ async fn call_there(worker: &Rc<Worker>, call: &Call, chosen: &Chosen, mut app: 
     while let Some(link) = worker.pool.take(node.id, &worker.scratch) {
         match carry(worker, call, chosen, link, app).await {
             Carried::Over => return Try::Over,
-            Carried::Refused(back) => return Try::Elsewhere(back),
+            Carried::Refused(back, blame) => return Try::Elsewhere(back, blame),
             Carried::Lost(back, error @ LinkError::Timeout(_)) => return accuse(worker, node, &error, back),
             Carried::Lost(back, _) => app = back,
         }
@@ -193,7 +242,7 @@ async fn call_there(worker: &Rc<Worker>, call: &Call, chosen: &Chosen, mut app: 
     };
     match carry(worker, call, chosen, link, app).await {
         Carried::Over => Try::Over,
-        Carried::Refused(back) => Try::Elsewhere(back),
+        Carried::Refused(back, blame) => Try::Elsewhere(back, blame),
         Carried::Lost(back, error) => accuse(worker, node, &error, back),
     }
 }
@@ -208,15 +257,16 @@ fn crowded_out(chosen: &Chosen, app: TcpStream) -> Try {
 /// The host did not take the call; that is told, unless the fault is this host's own.
 fn accuse(worker: &Worker, node: &Node, error: &LinkError, app: TcpStream) -> Try {
     debug!(node = %node.facts.name, address = %node.facts.mesh, %error, "a call was not taken");
-    if !error.is_local() {
-        worker.mesh_failed(node.id);
+    if error.is_local() {
+        return Try::Elsewhere(app, Blame::Nobody);
     }
-    Try::Elsewhere(app)
+    worker.mesh_failed(node.id);
+    Try::Elsewhere(app, Blame::Theirs)
 }
 
 enum Carried {
     Over,
-    Refused(TcpStream),
+    Refused(TcpStream, Blame),
     Lost(TcpStream, LinkError),
 }
 
@@ -236,6 +286,7 @@ async fn carry(worker: &Rc<Worker>, call: &Call, chosen: &Chosen, mut link: Link
     if accepted {
         let took = relay.accepted_at.map_or_else(|| chosen.begun.elapsed(), |at| at - chosen.begun);
         chosen.endpoint.stats.cells.answered(took);
+        worker.endpoints.succeeded(&chosen.endpoint, took);
         chosen.ended(matches!(ended, End::Finished));
         worker.counters.streams_out.one();
         worker.counters.bytes_up.add(relay.bytes_up);
@@ -252,11 +303,12 @@ async fn carry(worker: &Rc<Worker>, call: &Call, chosen: &Chosen, mut link: Link
                 abort(app);
                 return Carried::Over;
             }
-            return Carried::Refused(app);
+            let blame = if reason == RstReason::ConnectFailed { Blame::Theirs } else { Blame::Nobody };
+            return Carried::Refused(app, blame);
         }
         End::LostBeforeAccept(error) => return Carried::Lost(app, error),
         // Nobody has taken the call yet, so somebody else can.
-        End::HostLost | End::TagLost if !accepted => return Carried::Refused(app),
+        End::HostLost | End::TagLost if !accepted => return Carried::Refused(app, Blame::Nobody),
         End::LocalReset => worker.finish(link),
         ended => {
             worker.break_off(&ended, link);

@@ -10,6 +10,7 @@
 //! Workers (`worker`) own all of it, one thread each; they read the published [`Directory`] and tell the owner only
 //! whether hosts' mesh ports answer. Nothing here changes the directory, and nothing here waits for the control plane.
 
+mod admission;
 mod attest;
 mod authorize;
 mod caller;
@@ -20,6 +21,7 @@ mod endpoints;
 mod http;
 mod link;
 mod pool;
+mod pressure;
 mod reach;
 mod relay;
 mod scratch;
@@ -51,7 +53,7 @@ pub use traffic::Registry;
 pub use crate::config::{AccessLog, Capture};
 use crate::identity::{Groups, TlsContexts};
 use crate::lobby::{self, Lobby, Place};
-use crate::model::{Callers, Directory, NodeId};
+use crate::model::{Callers, Directory, NodeId, ServiceId, ServiceName};
 use worker::{Listener, Parts};
 
 /// Connections to the mesh port without a request yet. A host of a large fleet that returns is called by hundreds at once,
@@ -105,12 +107,34 @@ pub struct Settings {
 }
 
 /// What the data plane tells the owner.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Event {
     /// A host's mesh port does not answer.
     MeshUnreachable(NodeId),
     /// It answers again.
     MeshReachable(NodeId),
+    /// A worker sends no calls to an instance for a while.
+    Ejected {
+        /// The instance's host.
+        node: NodeId,
+        /// The instance.
+        instance: ServiceId,
+        /// Its service.
+        service: ServiceName,
+        /// How long for, until it is tried again.
+        ejected_for: Duration,
+        /// In words.
+        why: &'static str,
+    },
+    /// It answered again.
+    Returned {
+        /// The instance's host.
+        node: NodeId,
+        /// The instance.
+        instance: ServiceId,
+        /// Its service.
+        service: ServiceName,
+    },
 }
 
 /// Where the data plane's connections wait until they have proven themselves.
@@ -227,6 +251,7 @@ pub fn start(settings: Settings, wires: Wires) -> Result<Proxy, ProxyError> {
     let traffic = Arc::new(Registry::default());
     let access_log = http::AccessLogger::start(settings.access_log).map_err(ProxyError::Thread)?;
     let attest = attest::Shared::new(wires.callers, wires.groups);
+    let admission = Arc::new(admission::Admission::default());
     let (mut threads, mut workers) = (Vec::new(), Vec::new());
     let has_captured = captured.is_some();
     let mut captured = captured.into_iter().flatten();
@@ -250,6 +275,7 @@ pub fn start(settings: Settings, wires: Wires) -> Result<Proxy, ProxyError> {
             traffic: traffic.clone(),
             access_log: access_log.clone(),
             attest: attest.clone(),
+            admission: admission.clone(),
             events: wires.events.clone(),
             enroll: wires.enroll.clone(),
             listeners,

@@ -203,6 +203,13 @@ async fn serve_stream(worker: &Rc<Worker>, mut link: Link, open: &Open, not_afte
         worker.reset(link, RstReason::NotAllowed);
         return None;
     }
+    let limits = worker.directory.load().traffic.of(&asked.service).limits;
+    let Ok(_permit) = worker.admission.connection(&instance.id, asked.caller.as_ref(), &limits) else {
+        worker.counters.streams_refused.one();
+        // As many as it may have: another instance may take it.
+        worker.reset(link, RstReason::Internal);
+        return None;
+    };
     let Ok(mut service) = deliver::connect(&instance, &worker.settings).await else {
         worker.counters.streams_refused.one();
         worker.reset(link, RstReason::ConnectFailed);

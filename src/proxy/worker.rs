@@ -19,6 +19,7 @@ use tokio::task::spawn_local;
 use tokio::time::{interval, sleep, timeout};
 use tracing::{debug, info, warn};
 
+use super::admission::Admission;
 use super::attest::{self, Attest};
 use super::capture::{PROBE_GREETING, PROBE_PORT, probe_vip};
 use super::counters::Counters;
@@ -26,6 +27,7 @@ use super::endpoints::Endpoints;
 use super::http::{AccessLogger, Channels, LocalPool};
 use super::link::{Link, LinkError};
 use super::pool::Pool;
+use super::pressure::OnService;
 use super::relay::{End, abort};
 use super::scratch::Scratch;
 use super::serving::Asked;
@@ -41,6 +43,8 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// Callers of instances of this host whose counts are kept at hand.
 const INBOUND_MAX: usize = 4096;
 const PRUNE_INTERVAL: Duration = Duration::from_secs(5);
+/// Whether instances fail more than others is looked at this often; each service has an interval of its own.
+const JUDGE_INTERVAL: Duration = Duration::from_secs(1);
 
 /// A bound port that this worker accepts on.
 pub(super) enum Listener {
@@ -64,6 +68,7 @@ pub(super) struct Parts {
     pub traffic: Arc<Registry>,
     pub access_log: Option<AccessLogger>,
     pub attest: attest::Shared,
+    pub admission: Arc<Admission>,
     pub events: mpsc::Sender<Event>,
     pub enroll: mpsc::Sender<EnrollConnection>,
     pub listeners: mpsc::UnboundedReceiver<Listener>,
@@ -90,6 +95,8 @@ pub(super) struct Worker {
     /// Connections for requests to services of this host.
     pub local_pool: LocalPool,
     pub endpoints: Endpoints,
+    pub admission: Arc<Admission>,
+    pressures: RefCell<HashMap<ServiceName, Arc<OnService>>>,
     pub lobbies: Lobbies,
     pub traffic: Arc<Registry>,
     pub access_log: Option<AccessLogger>,
@@ -123,6 +130,7 @@ async fn work(mut parts: Parts) {
     let mut listeners = std::mem::replace(&mut parts.listeners, none);
     let worker = Worker::new(parts);
     spawn_local(prune(worker.clone()));
+    spawn_local(judge(worker.clone()));
     spawn_local(signal_lost_hosts(worker.clone()));
     if index == 0 {
         spawn_local(reach::watch_hosts(worker.clone()));
@@ -179,7 +187,16 @@ async fn prune(worker: Rc<Worker>) {
         worker.local_pool.prune();
         let directory = worker.directory.load();
         worker.endpoints.prune(&directory);
+        worker.pressures.borrow_mut().retain(|service, _| directory.services.contains_key(service));
         worker.inbound.borrow_mut().retain(|(node, ..), _| directory.nodes.contains_key(node));
+    }
+}
+
+async fn judge(worker: Rc<Worker>) {
+    let mut ticks = interval(JUDGE_INTERVAL);
+    loop {
+        ticks.tick().await;
+        worker.endpoints.judge();
     }
 }
 
@@ -217,7 +234,7 @@ impl Worker {
     /// A worker that has nothing to do yet.
     pub(super) fn new(parts: Parts) -> Rc<Worker> {
         let Parts { settings, directory, changes, tls, counters, traffic, access_log, events, .. } = parts;
-        let Parts { lobbies, attest, enroll, shutdown, rng, .. } = parts;
+        let Parts { lobbies, attest, admission, enroll, shutdown, rng, .. } = parts;
         Rc::new(Worker {
             local: settings.local,
             settings,
@@ -225,13 +242,15 @@ impl Worker {
             changes,
             tls,
             counters,
+            endpoints: Endpoints::new(traffic.clone(), events.clone()),
+            admission,
+            pressures: RefCell::default(),
             events,
             enroll,
             shutdown,
             pool: Pool::default(),
             channels: Channels::default(),
             local_pool: LocalPool::default(),
-            endpoints: Endpoints::new(traffic.clone()),
             lobbies,
             traffic,
             access_log,
@@ -291,6 +310,16 @@ impl Worker {
         while self.active.get() > 0 {
             self.quiet.notified().await;
         }
+    }
+
+    /// How hard this host presses on a service.
+    pub(super) fn pressure_on(&self, service: &ServiceName) -> Arc<OnService> {
+        if let Some(on) = self.pressures.borrow().get(service) {
+            return on.clone();
+        }
+        let on = self.traffic.pressures.on(service);
+        self.pressures.borrow_mut().insert(service.clone(), on.clone());
+        on
     }
 
     /// Where calls of another host for an instance of this one are counted.

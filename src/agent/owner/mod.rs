@@ -235,6 +235,7 @@ impl Owner {
         self.dirty |= match event {
             proxy::Event::MeshUnreachable(node) => self.unreachable.insert(node),
             proxy::Event::MeshReachable(node) => self.unreachable.remove(&node),
+            proxy::Event::Ejected { .. } | proxy::Event::Returned { .. } => false,
         };
     }
 

@@ -25,6 +25,7 @@ use super::{HEAD_BYTES_MAX, http2_server, upgrade};
 use crate::identity::PeerIdentity;
 use crate::lobby::Place;
 use crate::model::Instance;
+use crate::proxy::admission::Permit;
 use crate::proxy::authorize::{Wanted, admit_request};
 use crate::proxy::serving::{Asked, find};
 use crate::proxy::traffic::Cells;
@@ -110,11 +111,17 @@ async fn serve_request(
             Reason::Denied
         },
     )?;
+    let policy = worker.directory.load().traffic.of(&asked.service).clone();
+    let (id, is_upgrade) = (&instance.id, request.method() == Method::CONNECT);
+    let permit = match is_upgrade {
+        true => worker.admission.connection(id, asked.caller.as_ref(), &policy.limits)?,
+        false => worker.admission.request(id, asked.caller.as_ref(), &policy.limits).await?,
+    };
     let under_way = UnderWay::begin(worker, peer, &asked, &instance);
     worker.counters.streams_in.one();
-    if request.method() == Method::CONNECT {
+    if is_upgrade {
         let wanted = Wanted::upgrade(asked.caller.clone(), &asked.service, request.uri());
-        return Box::pin(upgrade::serve(worker, &instance, client, wanted, request)).await;
+        return Box::pin(upgrade::serve(worker, &instance, (client, permit), wanted, request)).await;
     }
     let (parts, body) = request.into_parts();
     let mut headers = parts.headers;
@@ -129,7 +136,7 @@ async fn serve_request(
     let (parts, body) = response.into_parts();
     let class = parts.status.as_u16() / 100;
     let lease = lease.map(|lease| (lease, worker.clone()));
-    Ok(Response::from_parts(parts, Reply::passing(body, Box::new(Passed { under_way, class, lease }))))
+    Ok(Response::from_parts(parts, Reply::passing(body, Box::new(Passed { under_way, class, lease, _permit: permit }))))
 }
 
 /// Removes what only agents set, for who delivers by other ways.
@@ -164,6 +171,7 @@ struct Passed {
     under_way: UnderWay,
     class: u16,
     lease: Option<(Lease, Rc<Worker>)>,
+    _permit: Option<Permit>,
 }
 
 impl Tail for Passed {

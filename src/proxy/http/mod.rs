@@ -21,6 +21,7 @@ mod forward;
 mod headers;
 mod ingress;
 mod local;
+mod plan;
 mod reason;
 #[cfg(test)]
 mod tests;

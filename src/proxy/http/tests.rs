@@ -197,6 +197,7 @@ fn worker(
         traffic: traffic.clone(),
         access_log: None,
         attest: crate::proxy::attest::Shared::new(Arc::default(), crate::identity::Groups::find()),
+        admission: Arc::default(),
         events: mpsc::channel(8).0,
         enroll: mpsc::channel(1).0,
         listeners: mpsc::unbounded_channel().1,
