@@ -24,8 +24,10 @@ const FNV_PRIME: u64 = 0x0000_0100_0000_01b3;
 pub struct Ring {
     /// In order; with the index of the member.
     points: Vec<(u64, u32)>,
+    /// Members, those without a point too.
+    slots: usize,
     /// Those with a point.
-    members: usize,
+    placed: usize,
 }
 
 impl Ring {
@@ -49,7 +51,8 @@ impl Ring {
             Ordering::Equal => key_of(*of_one).cmp(&key_of(*of_other)),
             order => order,
         });
-        Ring { points, members: members.iter().filter(|(_, weight)| *weight > 0).count() }
+        let placed = members.iter().filter(|(_, weight)| *weight > 0).count();
+        Ring { points, slots: members.len(), placed }
     }
 
     /// The members from a hash on, each once, as indices of what the ring was made of: the first is whose key it is, the next
@@ -57,22 +60,10 @@ impl Ring {
     pub fn walk(&self, hash: u64) -> impl Iterator<Item = usize> + '_ {
         let start = self.points.partition_point(|(point, _)| *point < hash);
         let (before, after) = self.points.split_at(start);
-        // Few are asked for more than the first, and it needs no memory.
-        let mut seen: Vec<u32> = Vec::new();
-        let fresh = move |member: &u32| {
-            let is_fresh = !seen.contains(member);
-            if is_fresh {
-                seen.push(*member);
-            }
-            is_fresh
-        };
-        after
-            .iter()
-            .chain(before)
-            .map(|(_, member)| *member)
-            .filter(fresh)
-            .take(self.members)
-            .map(|member| member as usize)
+        let mut seen = vec![false; self.slots];
+        let fresh = move |member: &usize| seen.get_mut(*member).is_some_and(|seen| !std::mem::replace(seen, true));
+        let members = after.iter().chain(before).map(|(_, member)| *member as usize);
+        members.filter(fresh).take(self.placed)
     }
 }
 
