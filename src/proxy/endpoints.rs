@@ -130,8 +130,12 @@ impl Endpoints {
             instance: instance.clone(),
             stats: self.stats_of(caller, service, node, instance),
         };
-        let usable: Rc<[Endpoint]> = service.candidates(tag).map(|(node, instance)| endpoint(node, instance)).collect();
-        let unreached = service.healthy(tag).filter(|(node, _)| !node.is_candidate());
+        // Calls of what counts as `tcp` are bytes that nobody reads on the way. An instance that speaks HTTP is sent none,
+        // whatever other hosts say of its service: it believes what requests say of who calls.
+        let is_fit = |instance: &Instance| service.protocol.is_http() || !instance.protocol.is_http();
+        let usable = service.candidates(tag).filter(|(_, instance)| is_fit(instance));
+        let usable: Rc<[Endpoint]> = usable.map(|(node, instance)| endpoint(node, instance)).collect();
+        let unreached = service.healthy(tag).filter(|(node, instance)| !node.is_candidate() && is_fit(instance));
         let unreached: Rc<[Endpoint]> = unreached.map(|(node, instance)| endpoint(node, instance)).collect();
         lists.insert(key, List { service: service.clone(), usable: usable.clone(), unreached: unreached.clone() });
         (usable, unreached)
