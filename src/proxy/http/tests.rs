@@ -462,6 +462,21 @@ fn upgraded_connections_carry_bytes_both_ways() {
 }
 
 #[test]
+fn what_is_not_a_get_is_carried_as_it_is_and_goes_over_to_nothing() {
+    run(async {
+        let mut backend = Backend::start(OK, 5).await;
+        let mesh = mesh(vec![instance("one", backend.port, None)]).await;
+        let request = b"POST /a HTTP/1.1\r\nHost: web\r\nContent-Length: 5\r\nConnection: Upgrade, close\r\n\
+            Upgrade: echo\r\n\r\nhello";
+        let answer = mesh.exchange(request).await;
+        assert!(answer.starts_with("HTTP/1.1 200 OK\r\n"), "{answer}");
+        let seen = backend.next().await;
+        assert!(seen.starts_with("POST /a HTTP/1.1\r\n") && seen.ends_with("\r\n\r\nhello"), "{seen}");
+        assert!(!seen.contains("upgrade"), "{seen}");
+    });
+}
+
+#[test]
 fn a_head_that_drips_in_has_its_connection_closed_and_reaches_nobody() {
     run(async {
         let mut backend = Backend::start(OK, 0).await;
