@@ -189,7 +189,7 @@ async fn serve_stream(worker: &Rc<Worker>, mut link: Link, open: &Open, not_afte
         tag: open.tag.clone(),
         caller: open.caller.clone(),
     };
-    let instance = match find(worker, &asked) {
+    let instance = match find(worker, &asked).and_then(takes_streams) {
         Ok(instance) => instance,
         Err(reason) => {
             worker.counters.streams_refused.one();
@@ -291,6 +291,12 @@ pub(super) fn find(worker: &Worker, asked: &Asked) -> Result<Arc<Instance>, RstR
         return Err(RstReason::NoSuchInstance);
     }
     Ok(instance.clone())
+}
+
+/// What speaks HTTP is sent requests, in heads that an agent has read and written anew: in the bytes of a stream the calling
+/// host could say that anybody calls. An honest caller that has not heard yet what the instance speaks goes elsewhere.
+fn takes_streams(instance: Arc<Instance>) -> Result<Arc<Instance>, RstReason> {
+    if instance.protocol.is_http() { Err(RstReason::NoSuchInstance) } else { Ok(instance) }
 }
 
 async fn tag_lost(worker: &Worker, opened: &Instance, tag: Option<&Tag>) {

@@ -129,8 +129,12 @@ fn is_authority(bytes: &[u8]) -> bool {
 }
 
 /// The protocol that a client of HTTP/1.1 wants to go over to, if it is one that can be carried. `h2c` is not: RFC 9113
-/// has done away with it, and the request is answered as it is.
+/// has done away with it, and the request is answered as it is. Nor is one that is not a GET, which is all that goes over
+/// (RFC 6455 §4.1, RFC 8441 §5): it would be judged by intentions as what it is not, and its body would be lost.
 pub(super) fn wants_upgrade(parts: &Parts) -> Option<HeaderValue> {
+    if parts.method != Method::GET {
+        return None;
+    }
     let asked = parts.headers.get(UPGRADE)?;
     let connection = parts.headers.get_all(CONNECTION).iter();
     let is_meant = connection.flat_map(tokens).any(|token| token.eq_ignore_ascii_case(b"upgrade"));

@@ -22,11 +22,15 @@ use crate::identity::{CaOptions, Identity, TlsContexts, ca_init};
 use crate::lobby::Source;
 use crate::model::{
     Directory, Freshness, Instance, MemberState, Node, NodeFacts, NodeId, NodeName, Protocol, Service, ServiceId,
-    ServiceName, Weights,
+    ServiceName, VipTarget, Weights,
 };
+use crate::proxy::caller;
+use crate::proxy::link::{Incoming, Link};
+use crate::proxy::scratch::Scratch;
 use crate::proxy::traffic::Registry;
 use crate::proxy::worker::{Parts, Worker};
 use crate::proxy::{Lobbies, Settings};
+use crate::wire::frame::{FrameHeader, FrameKind, Open, RstReason};
 
 const PATIENCE: Duration = Duration::from_secs(20);
 /// What a test can wait for; the others send their requests at once.
@@ -299,6 +303,66 @@ fn requests_of_one_connection_go_to_every_instance_and_the_heads_are_clean() {
 }
 
 #[test]
+fn a_stream_to_a_service_of_requests_is_refused_and_brings_it_nothing() {
+    run(async {
+        let mut backend = Backend::start(OK, 0).await;
+        let mesh = mesh(vec![instance("one", backend.port, None)]).await;
+        let far = mesh.near.directory.load().nodes[&mesh.far.local].facts.mesh;
+        let (tls, scratch) = (&mesh.near.tls, Scratch::new());
+        let connect = Link::connect(far, tls.mesh_client.clone(), tls.server_name.clone(), PATIENCE, &scratch);
+        let mut link = connect.await.unwrap();
+        let (service, instance) = (ServiceName::parse("web").unwrap(), ServiceId::parse("one").unwrap());
+        link.send(&Open { service, instance, tag: None, caller: None }.encode().unwrap()).unwrap();
+        let forged = b"GET / HTTP/1.1\r\nHost: web\r\nX-Weft-Client: spiffe://test/service/boss\r\n\r\n";
+        let length = u32::try_from(forged.len()).unwrap();
+        link.send(&FrameHeader { kind: FrameKind::Data, length }.encode()).unwrap();
+        link.send(forged).unwrap();
+        let answer = async {
+            loop {
+                if let Some(incoming) = link.next().unwrap() {
+                    return incoming;
+                }
+                std::future::poll_fn(|cx| link.poll_flush(cx)).await.unwrap();
+                std::future::poll_fn(|cx| link.poll_recv(cx, &scratch)).await.unwrap();
+            }
+        };
+        let answer = timeout(PATIENCE, answer).await.expect("an answer");
+        assert!(matches!(answer, Incoming::Rst(RstReason::NoSuchInstance)), "{answer:?}");
+        assert_eq!(mesh.far.counters.streams_refused.get(), 1);
+        assert!(backend.seen.try_recv().is_err(), "the service was sent bytes");
+    });
+}
+
+#[test]
+fn a_host_that_says_a_service_is_tcp_brings_nobodys_bytes_to_the_requests_of_others() {
+    run(async {
+        let mut backend = Backend::start(OK, 0).await;
+        let mesh = mesh(Vec::new()).await;
+        // The lowest node id's word is that the service is `tcp`; this host's own instance speaks HTTP.
+        let here = node(NEAR, "near", "127.0.0.1:1".parse().unwrap());
+        let directory = directory(NEAR, vec![(here, instance("one", backend.port, None))]);
+        let mut directory = Directory::clone(&directory.load());
+        let service = directory.services.get_mut("web").map(Arc::make_mut).unwrap();
+        (service.protocol, service.disputed) = (Protocol::Tcp, true);
+        let (vip, name) = (service.vip, service.name.clone());
+        directory.vips.insert(vip, VipTarget { service: name, tag: None });
+        mesh.near.directory.store(Arc::new(directory));
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let (application, accepted) = tokio::join!(TcpStream::connect(address), listener.accept());
+        let (mut application, (taken, client)) = (application.unwrap(), accepted.unwrap());
+        let place = mesh.near.lobbies.calls.enter(Source::SOCKET);
+        let forged = b"GET / HTTP/1.1\r\nHost: web\r\nX-Weft-Client: spiffe://test/service/boss\r\n\r\n";
+        application.write_all(forged).await.unwrap();
+        spawn_local(caller::serve(mesh.near.clone(), taken, client, (vip, 80), place));
+        let mut answer = Vec::new();
+        let ended = timeout(PATIENCE, application.read_to_end(&mut answer)).await.expect("an end");
+        assert!(ended.is_err() && answer.is_empty(), "{}", String::from_utf8_lossy(&answer));
+        assert!(backend.seen.try_recv().is_err(), "the service was sent bytes");
+    });
+}
+
+#[test]
 fn a_request_that_no_instance_has_seen_goes_to_another_with_its_body() {
     run(async {
         let mut alive = Backend::start(OK, 5).await;
@@ -395,6 +459,21 @@ fn upgraded_connections_carry_bytes_both_ways() {
         let mut rest = Vec::new();
         timeout(PATIENCE, application.read_to_end(&mut rest)).await.expect("an end").unwrap();
         assert_eq!(rest, b"");
+    });
+}
+
+#[test]
+fn what_is_not_a_get_is_carried_as_it_is_and_goes_over_to_nothing() {
+    run(async {
+        let mut backend = Backend::start(OK, 5).await;
+        let mesh = mesh(vec![instance("one", backend.port, None)]).await;
+        let request = b"POST /a HTTP/1.1\r\nHost: web\r\nContent-Length: 5\r\nConnection: Upgrade, close\r\n\
+            Upgrade: echo\r\n\r\nhello";
+        let answer = mesh.exchange(request).await;
+        assert!(answer.starts_with("HTTP/1.1 200 OK\r\n"), "{answer}");
+        let seen = backend.next().await;
+        assert!(seen.starts_with("POST /a HTTP/1.1\r\n") && seen.ends_with("\r\n\r\nhello"), "{seen}");
+        assert!(!seen.contains("upgrade"), "{seen}");
     });
 }
 

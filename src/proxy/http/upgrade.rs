@@ -1,4 +1,5 @@
-//! Connections that go over to another protocol, WebSocket above all (RFC 9110 §7.8).
+//! Connections that go over to another protocol, WebSocket above all (RFC 9110 §7.8). Only a GET does; other requests that
+//! ask for it are carried as if they did not.
 //!
 //! To an instance of this host the request goes over a connection of its own. To another host it goes as an extended
 //! CONNECT (RFC 8441) on the connection for requests; the agent there makes HTTP/1.1 of it again. Once both sides have
@@ -65,7 +66,8 @@ pub(super) async fn carry(
         outcome.endpoint = Some(endpoint.clone());
         outcome.tries += 1;
         let mut head = Request::new(Payload::Empty);
-        *head.method_mut() = parts.method.clone();
+        // As it is judged.
+        *head.method_mut() = Method::GET;
         *head.uri_mut() = parts.uri.clone();
         *head.headers_mut() = parts.headers.clone();
         let limit = plan.timeouts.request.or(endpoint.instance.request_timeout);
