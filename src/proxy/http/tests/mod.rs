@@ -1,6 +1,8 @@
 //! Requests through two workers over real sockets on loopback: one that applications call, one that serves, with mutual
 //! TLS between them. Services are plain sockets that answer what the test says and show what they were sent.
 
+mod resilience;
+
 use std::collections::{BTreeMap, HashMap};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::rc::Rc;
