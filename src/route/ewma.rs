@@ -106,6 +106,26 @@ mod tests {
     }
 
     #[test]
+    fn failures_answered_at_once_look_slow_not_fast() {
+        let (mut failing, mut slow) = (PeakEwma::default(), PeakEwma::default());
+        failing.penalize(Duration::ZERO, MS);
+        assert_eq!(failing.value_us(Duration::ZERO), 100_000.0);
+        slow.observe(Duration::ZERO, 167 * MS);
+        slow.penalize(Duration::ZERO, MS);
+        assert_eq!(slow.value_us(Duration::ZERO), 334_000.0);
+        slow.penalize(Duration::ZERO, Duration::from_secs(1));
+        assert_eq!(slow.value_us(Duration::ZERO), 1_000_000.0, "one that was slower than that counts as it was");
+    }
+
+    #[test]
+    fn however_often_it_fails_it_is_worth_a_try_again_within_two_minutes() {
+        let mut ewma = PeakEwma::default();
+        (0..10_000).for_each(|_| ewma.penalize(Duration::ZERO, MS));
+        assert_eq!(ewma.value_us(Duration::ZERO), 10_000_000.0);
+        assert!(ewma.value_us(12 * DECAY) < 100.0);
+    }
+
+    #[test]
     fn open_calls_weigh_as_much_as_slowness() {
         let mut fast = PeakEwma::default();
         let mut slow = PeakEwma::default();

@@ -28,3 +28,61 @@ pub fn route_for<'a, 'h>(
             })
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use crate::model::PathPattern;
+
+    use super::*;
+
+    fn route(name: &str, methods: &[&str], path: Option<&str>, headers: &[(&str, Option<&str>)]) -> Route {
+        Route {
+            name: name.to_owned(),
+            methods: methods.iter().map(|method| (*method).to_owned()).collect(),
+            path: path.map(|path| PathPattern::parse(path).unwrap()),
+            headers: headers.iter().map(|(name, value)| ((*name).to_owned(), value.map(str::to_owned))).collect(),
+            ..Route::default()
+        }
+    }
+
+    fn taken<'a>(routes: &'a [Route], method: &str, target: &str, headers: &[(&str, &str)]) -> &'a str {
+        let header = |wanted: &str| headers.iter().find(|(name, _)| *name == wanted).map(|(_, value)| *value);
+        route_for(routes, method, target, header).map_or("none", |route| &route.name)
+    }
+
+    #[test]
+    fn the_first_route_of_which_everything_fits_is_taken() {
+        let routes = [
+            route("canary", &["GET"], Some("/v2/*"), &[("x-canary", Some("yes")), ("x-user", None)]),
+            route("v2", &[], Some("/v2/*"), &[]),
+            route("writes", &["POST", "PUT"], None, &[]),
+        ];
+        for (method, target, headers, expected) in [
+            ("GET", "/v2/a", [("x-canary", "yes"), ("x-user", "7")].as_slice(), "canary"),
+            ("GET", "/v2/a", &[("x-canary", "yes")], "v2"),
+            ("GET", "/v2/a", &[("x-canary", "no"), ("x-user", "7")], "v2"),
+            ("POST", "/v2/a", &[("x-canary", "yes"), ("x-user", "7")], "v2"),
+            ("POST", "/v1", &[], "writes"),
+            ("post", "/v1", &[], "none"),
+            ("GET", "/v1?next=/v2/a", &[], "none"),
+        ] {
+            assert_eq!(taken(&routes, method, target, headers), expected, "{method} {target} {headers:?}");
+        }
+    }
+
+    #[test]
+    fn a_path_that_can_be_read_in_several_ways_fits_no_route_that_has_one() {
+        let routes = [route("all", &[], Some("/*"), &[]), route("any", &[], None, &[])];
+        assert_eq!(taken(&routes, "GET", "/a%20b", &[]), "all");
+        for target in ["/a/../b", "//a", "/a%2fb", "/a;b", "*", "http://billing/a", ""] {
+            assert_eq!(taken(&routes, "GET", target, &[]), "any", "{target}");
+        }
+    }
+
+    #[test]
+    fn a_path_is_compared_as_services_read_it() {
+        let routes = [route("admin", &[], Some("/admin"), &[])];
+        assert_eq!(taken(&routes, "GET", "/%61dmin?x=1", &[]), "admin");
+        assert_eq!(taken(&routes, "GET", "/admin/", &[]), "none");
+    }
+}

@@ -13,6 +13,8 @@ mod adaptive;
 mod bucket;
 mod budget;
 mod ewma;
+#[cfg(test)]
+mod histories_tests;
 mod matching;
 mod outlier;
 mod pick;

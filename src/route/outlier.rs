@@ -189,3 +189,221 @@ pub fn laggards(counts: &[(u32, u32)], outlier: &Outlier) -> Vec<usize> {
     found.sort_by(|(_, one, _), (_, other, _)| one.total_cmp(other));
     found.into_iter().map(|(index, ..)| index).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const OUTLIER: Outlier = Outlier {
+        consecutive_failures: 5,
+        success_rate_stdev_tenths: 19,
+        success_rate_requests_min: 100,
+        interval: Duration::from_secs(10),
+        ejection: Duration::from_secs(5),
+        ejection_max: Duration::from_secs(300),
+        ejected_percent_max: 50,
+    };
+
+    fn at(seconds: u64) -> Now {
+        Duration::from_secs(seconds)
+    }
+
+    fn ejected(until_s: u64) -> Standing {
+        Standing::Ejected { until: at(until_s) }
+    }
+
+    /// Out at second 0 for the first time.
+    fn out() -> Track {
+        let mut track = Track::default();
+        track.eject(at(0), &OUTLIER);
+        track
+    }
+
+    /// Probes the moment that is possible, fails, and is out again; returns when.
+    fn fail_probe(track: &mut Track) -> Now {
+        let Standing::Ejected { until } = track.standing(at(0)) else { panic!("{track:?}") };
+        track.begin_probe(until);
+        assert!(track.failed(until, &OUTLIER));
+        track.eject(until, &OUTLIER);
+        until
+    }
+
+    #[test]
+    fn the_policy_of_these_tests_is_the_default() {
+        assert_eq!(OUTLIER, Outlier::default());
+    }
+
+    #[test]
+    fn five_failures_in_a_row_are_one_too_many_and_a_success_ends_the_row() {
+        let mut track = Track::default();
+        assert!((0..4).all(|_| !track.failed(at(0), &OUTLIER)));
+        track.succeeded(at(0));
+        assert!((0..4).all(|_| !track.failed(at(0), &OUTLIER)));
+        assert!(track.failed(at(0), &OUTLIER));
+        assert!(track.failed(at(0), &OUTLIER), "said again, if it could not be ejected then");
+    }
+
+    #[test]
+    fn where_failures_in_a_row_do_not_count_none_ejects() {
+        let never = Outlier { consecutive_failures: 0, ..OUTLIER };
+        let mut track = Track::default();
+        assert!((0..100_000).all(|_| !track.failed(at(0), &never)));
+    }
+
+    #[test]
+    fn after_its_ejection_one_request_probes_and_a_success_brings_it_back() {
+        let mut track = out();
+        assert_eq!(track.standing(at(4)), ejected(5));
+        track.begin_probe(at(4));
+        assert_eq!(track.standing(at(4)), ejected(5), "not before it is due");
+        assert_eq!(track.standing(at(5)), Standing::Due);
+        track.begin_probe(at(5));
+        assert_eq!(track.standing(at(5)), Standing::Probing);
+        track.succeeded(at(6));
+        assert_eq!(track.standing(at(6)), Standing::In);
+        assert!((0..4).all(|_| !track.failed(at(6), &OUTLIER)), "fully");
+    }
+
+    #[test]
+    fn each_ejection_lasts_twice_as_long_up_to_the_longest() {
+        let mut track = out();
+        let mut since = at(0);
+        for expected_s in [5, 10, 20, 40, 80, 160, 300, 300, 300] {
+            let until = fail_probe(&mut track);
+            assert_eq!(until - since, at(expected_s));
+            since = until;
+        }
+        assert_eq!(track.ejections(), 10);
+        track.ejections = u32::MAX;
+        track.state = State::In { since };
+        track.eject(since, &OUTLIER);
+        assert_eq!(track.standing(since), Standing::Ejected { until: since + at(300) });
+    }
+
+    #[test]
+    fn who_stays_in_for_twice_as_long_begins_anew_and_who_does_not_goes_on() {
+        for (stayed_s, again_s) in [(19, 20), (20, 5)] {
+            let mut track = out();
+            fail_probe(&mut track);
+            track.begin_probe(at(15));
+            track.succeeded(at(15));
+            track.eject(at(15 + stayed_s), &OUTLIER);
+            assert_eq!(track.standing(at(15 + stayed_s)), ejected(15 + stayed_s + again_s), "after {stayed_s} s");
+        }
+        let mut track = out();
+        track.begin_probe(at(5));
+        track.succeeded(at(5));
+        assert_eq!(track.ejections(), 1);
+        track.succeeded(at(15));
+        assert_eq!(track.ejections(), 0);
+    }
+
+    #[test]
+    fn however_long_it_was_out_ten_minutes_are_enough() {
+        let long = Outlier { ejection: at(3_600), ejection_max: at(86_400), ..OUTLIER };
+        let mut track = Track::default();
+        track.eject(at(0), &long);
+        track.begin_probe(at(3_600));
+        track.succeeded(at(3_600));
+        track.eject(at(3_600 + 600), &long);
+        assert_eq!(track.standing(at(4_200)), ejected(4_200 + 3_600));
+    }
+
+    #[test]
+    fn calls_from_before_the_ejection_neither_lengthen_nor_end_it() {
+        let mut track = out();
+        assert!((0..10).all(|_| !track.failed(at(1), &OUTLIER)));
+        track.succeeded(at(2));
+        track.eject(at(3), &OUTLIER);
+        assert_eq!((track.standing(at(3)), track.ejections()), (ejected(5), 1));
+        track.succeeded(at(6));
+        assert_eq!(track.standing(at(6)), Standing::Due, "the probe decides");
+    }
+
+    #[test]
+    fn a_probe_of_which_nothing_is_heard_makes_room_for_the_next_and_counts_when_it_reports() {
+        let mut track = out();
+        track.begin_probe(at(5));
+        assert_eq!(track.standing(at(5) + PROBE_MAX - Duration::from_nanos(1)), Standing::Probing);
+        assert_eq!(track.standing(at(5) + PROBE_MAX), Standing::Due);
+        let mut failing = track;
+        assert!(failing.failed(at(30), &OUTLIER));
+        failing.eject(at(30), &OUTLIER);
+        assert_eq!(failing.standing(at(30)), ejected(40));
+        track.succeeded(at(30));
+        assert_eq!(track.standing(at(30)), Standing::In);
+    }
+
+    #[test]
+    fn an_interval_counts_what_came_while_it_was_in() {
+        let mut track = Track::default();
+        track.succeeded(at(0));
+        track.failed(at(0), &OUTLIER);
+        assert_eq!(track.interval_counts(), (1, 2));
+        assert_eq!(track.interval_counts(), (0, 0));
+        track.succeeded(at(0));
+        track.eject(at(0), &OUTLIER);
+        track.failed(at(0), &OUTLIER);
+        assert_eq!(track.interval_counts(), (0, 0));
+    }
+
+    #[test]
+    fn half_are_ejected_at_most_but_always_one_of_two() {
+        let ejected_max = |total: usize, percent| {
+            let outlier = Outlier { ejected_percent_max: percent, ..OUTLIER };
+            (0..=total).find(|ejected| *ejected == total || !may_eject(total, *ejected, &outlier))
+        };
+        for (total, percent, expected) in [
+            (0, 50, 0),
+            (1, 100, 0),
+            (2, 50, 1),
+            (3, 50, 1),
+            (4, 50, 2),
+            (11, 50, 5),
+            (11, 10, 1),
+            (3, 0, 1),
+            (4, 100, 4),
+        ] {
+            assert_eq!(ejected_max(total, percent), Some(expected), "{percent} % of {total}");
+        }
+    }
+
+    #[test]
+    fn ejections_stop_counting_where_less_than_half_is_left() {
+        assert!(panics(11, 5, 50) && !panics(11, 6, 50) && !panics(2, 1, 50) && panics(2, 0, 50));
+        assert!(!panics(11, 0, 0) && !panics(0, 0, 50));
+    }
+
+    #[test]
+    fn who_succeeds_far_less_often_than_the_others_lags() {
+        let fleet = |bad: (u32, u32)| [[(100, 100); 9].as_slice(), &[bad]].concat();
+        assert_eq!(laggards(&fleet((90, 100)), &OUTLIER), [9]);
+        assert_eq!(laggards(&fleet((96, 100)), &OUTLIER), [] as [usize; 0], "too little to matter");
+        assert_eq!(laggards(&fleet((0, 99)), &OUTLIER), [] as [usize; 0], "too few to tell");
+        let blind = Outlier { success_rate_stdev_tenths: 0, ..OUTLIER };
+        assert_eq!(laggards(&fleet((0, 100)), &blind), [] as [usize; 0], "not looked at");
+        assert_eq!(laggards(&fleet((0, 100))[6..], &OUTLIER), [] as [usize; 0], "four say nothing of each other");
+    }
+
+    #[test]
+    fn of_several_that_lag_the_worst_comes_first() {
+        let mut counts = vec![(1_000, 1_000); 20];
+        (counts[3], counts[7]) = ((500, 1_000), (400, 1_000));
+        assert_eq!(laggards(&counts, &OUTLIER), [7, 3]);
+    }
+
+    #[test]
+    fn where_all_fail_alike_chance_ejects_nobody() {
+        // Half of the requests fail everywhere; of 11 shares from 100 requests some are always ten in a hundred below.
+        let counts = [50, 52, 41, 55, 48, 60, 39, 51, 47, 56, 50].map(|successes| (successes, 100));
+        assert_eq!(laggards(&counts, &OUTLIER), [] as [usize; 0]);
+    }
+
+    #[test]
+    fn counts_that_make_no_sense_do_no_harm() {
+        let none = Outlier { success_rate_requests_min: 0, ..OUTLIER };
+        assert_eq!(laggards(&[(0, 0); 10], &none), [] as [usize; 0]);
+        assert_eq!(laggards(&[(u32::MAX, 1); 10], &none), [] as [usize; 0]);
+        assert_eq!(laggards(&[], &none), [] as [usize; 0]);
+    }
+}
