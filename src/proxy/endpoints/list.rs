@@ -86,6 +86,14 @@ impl List {
         } else {
             self.candidates(tried, now)
         };
+        // Who is due has one call to show that it is back. Left to chance it would wait long: it was slow, or failed, when it was
+        // last called.
+        if has_ejected && tried.is_empty() {
+            let due = self.usable.iter().find(|endpoint| matches!(endpoint.stats.standing(now), Standing::Due));
+            if due.is_some() {
+                return due;
+            }
+        }
         if candidates.len() > 0 {
             return self.pick_of(&candidates, wanted, now, rng).and_then(|place| self.usable.get(place));
         }

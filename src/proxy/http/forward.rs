@@ -112,7 +112,7 @@ impl Call {
                     under_way.goes_elsewhere();
                     debug!(service = %self.plan.service.name, node = %endpoint.node.facts.name, error = ?asked.err(), "tried elsewhere");
                     if again == Again::FromBudget {
-                        self.pause(worker, seen).await;
+                        self.pause(worker, seen - 1).await;
                     }
                     next = other;
                 }

@@ -27,7 +27,7 @@ use crate::model::{
     ServiceName, VipTarget, Weights,
 };
 use crate::proxy::caller;
-use crate::proxy::link::{Incoming, Link};
+use crate::proxy::link::{Incoming, Link, LinkError};
 use crate::proxy::scratch::Scratch;
 use crate::proxy::traffic::Registry;
 use crate::proxy::worker::{Parts, Worker};
@@ -321,15 +321,16 @@ fn a_stream_to_a_service_of_requests_is_refused_and_brings_it_nothing() {
         link.send(forged).unwrap();
         let answer = async {
             loop {
-                if let Some(incoming) = link.next().unwrap() {
-                    return incoming;
+                if let Some(incoming) = link.next()? {
+                    return Ok::<Incoming, LinkError>(incoming);
                 }
-                std::future::poll_fn(|cx| link.poll_flush(cx)).await.unwrap();
-                std::future::poll_fn(|cx| link.poll_recv(cx, &scratch)).await.unwrap();
+                std::future::poll_fn(|cx| link.poll_flush(cx)).await?;
+                std::future::poll_fn(|cx| link.poll_recv(cx, &scratch)).await?;
             }
         };
         let answer = timeout(PATIENCE, answer).await.expect("an answer");
-        assert!(matches!(answer, Incoming::Rst(RstReason::NoSuchInstance)), "{answer:?}");
+        // What is sent after the refusal may have the connection reset before the refusal is read.
+        assert!(matches!(answer, Ok(Incoming::Rst(RstReason::NoSuchInstance)) | Err(_)), "{answer:?}");
         assert_eq!(mesh.far.counters.streams_refused.get(), 1);
         assert!(backend.seen.try_recv().is_err(), "the service was sent bytes");
     });
