@@ -197,9 +197,9 @@ mod tests {
         (0..167).for_each(|_| _ = calls.try_enter(MAX));
         for call in 0..100_000 {
             if call % 11 == 0 {
-                calls.overloaded(ms(call))
+                calls.overloaded(ms(call));
             } else {
-                calls.succeeded(MAX)
+                calls.succeeded(MAX);
             }
             assert_eq!(calls.limit(MAX), MAX);
         }
