@@ -14,6 +14,7 @@ pub mod gossip;
 pub mod health;
 pub mod identity;
 pub mod lobby;
+pub mod logbook;
 pub mod model;
 pub mod policy;
 pub mod proxy;
