@@ -12,6 +12,7 @@ pub mod config;
 pub mod dns;
 pub mod gossip;
 pub mod health;
+pub mod history;
 pub mod identity;
 pub mod lobby;
 pub mod logbook;

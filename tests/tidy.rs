@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 const FLOORS: &[(u8, &[&str])] = &[
     (0, &["model"]),
     (1, &["swim", "catalog", "route", "policy", "wire", "lobby", "logbook"]),
-    (2, &["access", "config", "store", "identity"]),
+    (2, &["access", "config", "store", "identity", "history"]),
     (3, &["gossip", "health", "dns", "proxy", "sources", "api", "ui"]),
     (4, &["agent"]),
     (5, &["cli"]),

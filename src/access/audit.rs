@@ -16,12 +16,8 @@ use crate::logbook::{Allowance, Logbook, Writer, timestamp};
 /// In the data directory.
 pub const AUDIT_FILE: &str = "audit.log";
 /// Some 30,000 lines in each of the two files.
-const BOOK: Logbook = Logbook {
-    what: "the audit log",
-    file: AUDIT_FILE,
-    older: "audit.log.1",
-    file_bytes_max: 8 * 1024 * 1024,
-};
+const BOOK: Logbook =
+    Logbook { what: "the audit log", file: AUDIT_FILE, older: "audit.log.1", file_bytes_max: 8 * 1024 * 1024 };
 /// Lines that wait for the disk; more than the API answers in the time of a slow write.
 const QUEUE: usize = 1024;
 /// Lines in a row of writes that were not done, and then one each [`UNDONE_EVERY`]: at most 2 MiB a day, of which the

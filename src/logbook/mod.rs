@@ -12,9 +12,9 @@ mod file;
 
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
 use serde::Serialize;
@@ -196,7 +196,8 @@ mod tests {
         let (kept, unreadable) = read(dir.path());
         let first = kept[0];
         assert_eq!((kept, unreadable), ((first..1_000).collect(), 0));
-        let sizes: Vec<u64> = std::fs::read_dir(dir.path()).unwrap().map(|file| file.unwrap().metadata().unwrap().len()).collect();
+        let sizes: Vec<u64> =
+            std::fs::read_dir(dir.path()).unwrap().map(|file| file.unwrap().metadata().unwrap().len()).collect();
         assert!(sizes.len() == 2 && sizes.iter().all(|size| *size <= BOOK.file_bytes_max), "{sizes:?}");
     }
 
