@@ -270,6 +270,8 @@ fn read_own(path: &[&str], asked: &Asked, view: &View<'_>, asking: &Asking<'_>) 
         (["status"], _) => json(asked, &own::status(directory, view.settings)),
         (["services"], name) => json(asked, &own::services(directory, name)),
         (["trust"], _) => json(asked, &trust(view)),
+        // Reading it goes on: `responder` does that.
+        (["tap"], _) => Answer::method_not_allowed("GET"),
         (["traffic"], _) => json(asked, &(view.traffic)()),
         (["resolve" | "explain" | "watch"], None) => {
             let sentence = format!("say which name: /v1/weft/{}?name=NAME", path.join("/"));

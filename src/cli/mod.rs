@@ -15,6 +15,7 @@ mod dev;
 mod enroll;
 mod explain;
 mod force_leave;
+mod history;
 mod intention;
 mod issuer;
 mod join;
@@ -34,6 +35,7 @@ mod resolve;
 mod rotate;
 mod services;
 mod status;
+mod tap;
 mod token;
 mod top;
 mod trust;
@@ -75,6 +77,7 @@ enum Verb {
     Resolve(resolve::Args),
     Explain(explain::Args),
     Top(top::Args),
+    Tap(tap::Args),
     Watch(watch::Args),
     Whoami(whoami::Args),
     Register(register::Args),
@@ -90,6 +93,7 @@ enum Verb {
     Intention(intention::Args),
     Acl(acl::Args),
     Audit(audit::Args),
+    History(history::Args),
     Report(report::Args),
     Ca(ca::Args),
     Issuer(issuer::Args),
@@ -132,6 +136,7 @@ fn run(cli: Cli) -> Result<(), CliError> {
         Verb::Intention(args) => intention::run(&args, &globals),
         Verb::Acl(args) => acl::run(&args, &globals),
         Verb::Audit(args) => audit::run(&args, &globals),
+        Verb::History(args) => history::run(&args, &globals),
         Verb::Report(args) => report::run(&args, &globals),
         Verb::Ca(args) => ca::run(&args, &globals),
         Verb::Issuer(args) => issuer::run(&args, &globals),
@@ -144,6 +149,7 @@ fn run(cli: Cli) -> Result<(), CliError> {
         Verb::Status(args) => status::run(&args, &globals),
         Verb::Explain(args) => explain::run(&args, &globals),
         Verb::Top(args) => top::run(&args, &globals),
+        Verb::Tap(args) => tap::run(&args, &globals),
         Verb::Watch(args) => watch::run(args, &globals),
         Verb::Whoami(args) => whoami::run(&args, &globals),
         Verb::Register(args) => register::run(&args, &globals),

@@ -16,6 +16,7 @@ mod policy;
 mod record;
 mod replication;
 mod resilience;
+mod tap;
 mod traffic;
 mod trust;
 
@@ -39,6 +40,7 @@ pub use resilience::{
     Algorithm, Balance, HashKey, Limits, Outlier, PLATFORM_DEFAULT, Retries, Route, Share, Subset, Timeouts,
     TrafficPolicies, TrafficPolicy, platform_of,
 };
+pub use tap::{TapCode, TapError, TapFilter, TapHead};
 pub use traffic::{BUCKET_BOUNDS_US, Direction, Edge, Pressure, Traffic};
 pub use trust::{ISSUERS_MAX, ROOTS_MAX, Revocation, Trust};
 

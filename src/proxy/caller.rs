@@ -16,9 +16,10 @@ use super::endpoints::{self, Endpoint, Measure, OpenGuard, Part};
 use super::http;
 use super::link::{Link, LinkError};
 use super::relay::{DirectError, End, Limits, Relay, abort, carry_directly};
+use super::tap::{self, Carried as Told};
 use super::worker::Worker;
 use crate::lobby::Place;
-use crate::model::{Directory, Node, NodeId, Service, ServiceId, ServiceName, Tag};
+use crate::model::{Direction, Directory, Node, NodeId, Service, ServiceId, ServiceName, Tag, TapHead};
 use crate::route;
 use crate::wire::frame::{Open, RstReason};
 
@@ -35,6 +36,8 @@ struct Call {
     part: Part,
     /// Among the connections on which nothing has moved yet.
     place: Place,
+    /// For those who look.
+    told: Told,
 }
 
 /// One candidate, counted while it is held.
@@ -100,7 +103,7 @@ pub(super) async fn serve(
         Some(_) => Part::All,
         None => share(&worker, &service),
     };
-    let call = Call { service: service.name.clone(), tag, caller, part, place };
+    let call = Call { service: service.name.clone(), tag, caller, part, place, told: Told::begin() };
     drop(service);
     let mut app = app;
     let mut tried: Vec<(NodeId, ServiceId)> = Vec::new();
@@ -116,7 +119,7 @@ pub(super) async fn serve(
             call_there(&worker, &call, &chosen, app).await
         };
         match outcome {
-            Try::Over => return,
+            Try::Over => return tell(&worker, &call, Some(&chosen.endpoint), tried.len()),
             Try::Elsewhere(back, blame) => {
                 if blame == Blame::Theirs {
                     let policy = worker.directory.load().traffic.of(&call.service).clone();
@@ -132,6 +135,27 @@ pub(super) async fn serve(
     worker.counters.no_instance.one();
     debug!(service = %call.service, tried = tried.len(), "no instance took the call; it is reset");
     abort(app);
+    call.told.broke("no-instance");
+    tell(&worker, &call, None, tried.len());
+}
+
+/// Shows a call that is over to those who look.
+fn tell(worker: &Worker, call: &Call, endpoint: Option<&Endpoint>, tries: usize) {
+    if !worker.taps.is_watched() {
+        return;
+    }
+    let own = worker.own_name();
+    let head = TapHead {
+        direction: Direction::Out,
+        caller: call.caller.as_ref().map_or("", ServiceName::as_str),
+        caller_node: &own,
+        service: call.service.as_str(),
+        method: "",
+        path: "",
+    };
+    let node = endpoint.map_or("", |endpoint| endpoint.node.facts.name.as_str());
+    let instance = endpoint.map_or("", |endpoint| endpoint.instance.id.as_str());
+    call.told.end(&worker.taps, &head, (node, instance), tries);
 }
 
 /// The part of the instances that this call goes to, where operators split it.
@@ -169,6 +193,7 @@ fn choose(worker: &Worker, call: &Call, tried: &[(NodeId, ServiceId)]) -> Option
 async fn call_here(worker: &Rc<Worker>, call: &Call, chosen: &Chosen, mut app: TcpStream) -> Try {
     let wanted = Wanted { caller: call.caller.clone(), service: call.service.clone(), request: None };
     if admit_wanted(worker, &wanted).is_err() {
+        call.told.broke("denied");
         chosen.ended(false);
         abort(app);
         return Try::Over;
@@ -180,7 +205,7 @@ async fn call_here(worker: &Rc<Worker>, call: &Call, chosen: &Chosen, mut app: T
     };
     let connected = tokio::select! {
         connected = deliver::connect(&chosen.endpoint.instance, &worker.settings) => connected,
-        () = call.place.shown_out() => return crowded_out(chosen, app),
+        () = call.place.shown_out() => return crowded_out(call, chosen, app),
     };
     let Ok(mut service) = connected else { return Try::Elsewhere(app, Blame::Theirs) };
     worker.counters.direct.one();
@@ -191,12 +216,14 @@ async fn call_here(worker: &Rc<Worker>, call: &Call, chosen: &Chosen, mut app: T
         ended = carried => ended,
         () = tag_lost(worker, call, chosen) => {
             worker.counters.tag_moved.one();
+            call.told.broke("tag-moved");
             chosen.ended(false);
             abort(app);
             abort(service);
             return Try::Over;
         }
         () = async { tokio::select! { () = turned(worker, &wanted) => {}, () = call.place.shown_out() => {} } } => {
+            call.told.broke("denied");
             chosen.ended(false);
             abort(app);
             abort(service);
@@ -206,11 +233,15 @@ async fn call_here(worker: &Rc<Worker>, call: &Call, chosen: &Chosen, mut app: T
     chosen.ended(ended.is_ok());
     match ended {
         Ok((up, down)) => {
+            call.told.broke("");
+            call.told.carried(up, down);
             worker.counters.bytes_up.add(up);
             worker.counters.bytes_down.add(down);
         }
         Err(error) => {
-            if matches!(error, DirectError::Idle) {
+            let is_idle = matches!(error, DirectError::Idle);
+            call.told.broke(if is_idle { "idle" } else { "reset" });
+            if is_idle {
                 worker.counters.idle_closed.one();
             }
             abort(app);
@@ -234,7 +265,7 @@ async fn call_there(worker: &Rc<Worker>, call: &Call, chosen: &Chosen, mut app: 
     }
     let connected = tokio::select! {
         connected = worker.connect(node) => connected,
-        () = call.place.shown_out() => return crowded_out(chosen, app),
+        () = call.place.shown_out() => return crowded_out(call, chosen, app),
     };
     let link = match connected {
         Ok(link) => link,
@@ -248,7 +279,8 @@ async fn call_there(worker: &Rc<Worker>, call: &Call, chosen: &Chosen, mut app: 
 }
 
 /// Nothing has moved yet, and others need the place.
-fn crowded_out(chosen: &Chosen, app: TcpStream) -> Try {
+fn crowded_out(call: &Call, chosen: &Chosen, app: TcpStream) -> Try {
+    call.told.broke("crowded-out");
     chosen.ended(false);
     abort(app);
     Try::Over
@@ -283,6 +315,8 @@ async fn carry(worker: &Rc<Worker>, call: &Call, chosen: &Chosen, mut link: Link
         () = call.place.shown_out() => End::CrowdedOut,
     };
     let accepted = relay.is_accepted();
+    call.told.broke(tap::word(&ended));
+    call.told.carried(relay.bytes_up, relay.bytes_down);
     if accepted {
         let took = relay.accepted_at.map_or_else(|| chosen.begun.elapsed(), |at| at - chosen.begun);
         chosen.endpoint.stats.cells.answered(took);

@@ -26,6 +26,7 @@ mod reach;
 mod relay;
 mod scratch;
 mod serving;
+mod tap;
 #[cfg(test)]
 mod tests;
 mod tls;
@@ -37,7 +38,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use arc_swap::ArcSwap;
 use ipnet::Ipv4Net;
@@ -48,6 +49,7 @@ use tracing::{info, warn};
 
 pub use capture::{Mode, VipAsked};
 pub use counters::{Counter, Counters};
+pub use tap::{Listening, TAPS_MAX, Taps};
 pub use traffic::Registry;
 
 pub use crate::config::{AccessLog, Capture};
@@ -113,27 +115,28 @@ pub enum Event {
     MeshUnreachable(NodeId),
     /// It answers again.
     MeshReachable(NodeId),
-    /// A worker sends no calls to an instance for a while.
+    /// An instance gets no calls for a while, because those that it got failed. For the history, so it may be lost: send it
+    /// without waiting. Each worker may say so for itself.
     Ejected {
-        /// The instance's host.
+        /// Its host.
         node: NodeId,
-        /// The instance.
-        instance: ServiceId,
         /// Its service.
         service: ServiceName,
-        /// How long for, until it is tried again.
-        ejected_for: Duration,
-        /// In words.
-        why: &'static str,
+        /// Its id.
+        instance: ServiceId,
+        /// By this host's clock, for people.
+        until: SystemTime,
+        /// In a few words: what it did.
+        why: String,
     },
-    /// It answered again.
+    /// It gets calls again.
     Returned {
-        /// The instance's host.
+        /// Its host.
         node: NodeId,
-        /// The instance.
-        instance: ServiceId,
         /// Its service.
         service: ServiceName,
+        /// Its id.
+        instance: ServiceId,
     },
 }
 
@@ -217,6 +220,7 @@ pub struct Proxy {
     counters: Arc<Counters>,
     lobbies: Lobbies,
     traffic: Arc<Registry>,
+    taps: Arc<Taps>,
     log_lines_lost: Option<Arc<AtomicU64>>,
     threads: Vec<JoinHandle<()>>,
     workers: Vec<mpsc::UnboundedSender<Listener>>,
@@ -249,6 +253,7 @@ pub fn start(settings: Settings, wires: Wires) -> Result<Proxy, ProxyError> {
     let counters = Arc::new(Counters::default());
     let lobbies = Lobbies::default();
     let traffic = Arc::new(Registry::default());
+    let taps = Arc::new(Taps::default());
     let access_log = http::AccessLogger::start(settings.access_log).map_err(ProxyError::Thread)?;
     let attest = attest::Shared::new(wires.callers, wires.groups);
     let admission = Arc::new(admission::Admission::default());
@@ -273,6 +278,7 @@ pub fn start(settings: Settings, wires: Wires) -> Result<Proxy, ProxyError> {
             counters: counters.clone(),
             lobbies: lobbies.clone(),
             traffic: traffic.clone(),
+            taps: taps.clone(),
             access_log: access_log.clone(),
             attest: attest.clone(),
             admission: admission.clone(),
@@ -290,6 +296,7 @@ pub fn start(settings: Settings, wires: Wires) -> Result<Proxy, ProxyError> {
         counters,
         lobbies,
         traffic,
+        taps,
         log_lines_lost: access_log.map(|log| log.lost()),
         threads,
         workers,
@@ -315,6 +322,11 @@ impl Proxy {
     /// What it carried, edge by edge.
     pub fn traffic(&self) -> Arc<Registry> {
         self.traffic.clone()
+    }
+
+    /// Who looks at its calls.
+    pub fn taps(&self) -> Arc<Taps> {
+        self.taps.clone()
     }
 
     /// Lines of the access log that were lost; `None` where there is no such log.

@@ -20,12 +20,13 @@ use super::http;
 use super::link::{HANDSHAKE_TIMEOUT, Incoming, Link, LinkError, tune};
 use super::pool::IDLE_SERVER_MAX;
 use super::relay::{End, Limits, Relay, abort};
+use super::tap::{Carried, word};
 use super::traffic::Cells;
 use super::worker::Worker;
 use super::{EnrollConnection, PROBE_NAME};
 use crate::identity::{Alpn, PeerIdentity, server_config_for};
 use crate::lobby::{Place, Source};
-use crate::model::{Health, Instance, Service, ServiceId, ServiceName, Tag};
+use crate::model::{Direction, Health, Instance, Service, ServiceId, ServiceName, Tag, TapHead};
 use crate::wire::frame::{FrameHeader, Open, RstReason};
 
 /// A ClientHello with a post-quantum key share takes about 1.5 KiB; nobody needs ten times that.
@@ -189,9 +190,12 @@ async fn serve_stream(worker: &Rc<Worker>, mut link: Link, open: &Open, not_afte
         tag: open.tag.clone(),
         caller: open.caller.clone(),
     };
+    let told = Carried::begin();
     let instance = match find(worker, &asked).and_then(takes_streams) {
         Ok(instance) => instance,
         Err(reason) => {
+            told.broke("refused");
+            tell(worker, &told, &link, &asked);
             worker.counters.streams_refused.one();
             worker.reset(link, reason);
             return None;
@@ -199,6 +203,8 @@ async fn serve_stream(worker: &Rc<Worker>, mut link: Link, open: &Open, not_afte
     };
     let wanted = Wanted::of(open);
     if admit_wanted(worker, &wanted).is_err() {
+        told.broke("denied");
+        tell(worker, &told, &link, &asked);
         worker.counters.streams_refused.one();
         worker.reset(link, RstReason::NotAllowed);
         return None;
@@ -211,6 +217,8 @@ async fn serve_stream(worker: &Rc<Worker>, mut link: Link, open: &Open, not_afte
         return None;
     };
     let Ok(mut service) = deliver::connect(&instance, &worker.settings).await else {
+        told.broke("connect-failed");
+        tell(worker, &told, &link, &asked);
         worker.counters.streams_refused.one();
         worker.reset(link, RstReason::ConnectFailed);
         return None;
@@ -233,6 +241,9 @@ async fn serve_stream(worker: &Rc<Worker>, mut link: Link, open: &Open, not_afte
     counted.end(matches!(ended, End::Finished));
     worker.counters.bytes_down.add(relay.bytes_up);
     worker.counters.bytes_up.add(relay.bytes_down);
+    told.broke(word(&ended));
+    told.carried(relay.bytes_down, relay.bytes_up);
+    tell(worker, &told, &link, &asked);
     match ended {
         End::Finished => return Some(link),
         End::LocalReset => worker.finish(link),
@@ -242,6 +253,23 @@ async fn serve_stream(worker: &Rc<Worker>, mut link: Link, open: &Open, not_afte
         }
     }
     None
+}
+
+/// Shows a stream that is over to those who look.
+fn tell(worker: &Worker, told: &Carried, link: &Link, asked: &Asked) {
+    if !worker.taps.is_watched() {
+        return;
+    }
+    let own = worker.own_name();
+    let head = TapHead {
+        direction: Direction::In,
+        caller: asked.caller.as_ref().map_or("", ServiceName::as_str),
+        caller_node: link.peer().map_or("", |peer| peer.name.as_str()),
+        service: asked.service.as_str(),
+        method: "",
+        path: "",
+    };
+    told.end(&worker.taps, &head, (&own, asked.instance.as_str()), 1);
 }
 
 /// One stream, counted from its beginning to its end.

@@ -31,6 +31,7 @@ use super::pressure::OnService;
 use super::relay::{End, abort};
 use super::scratch::Scratch;
 use super::serving::Asked;
+use super::tap::Taps;
 use super::traffic::{Cells, Key, Registry};
 use super::{EnrollConnection, Event, Lobbies, Settings, caller, reach, serving};
 use crate::identity::{PeerIdentity, TlsContexts};
@@ -66,6 +67,7 @@ pub(super) struct Parts {
     pub counters: Arc<Counters>,
     pub lobbies: Lobbies,
     pub traffic: Arc<Registry>,
+    pub taps: Arc<Taps>,
     pub access_log: Option<AccessLogger>,
     pub attest: attest::Shared,
     pub admission: Arc<Admission>,
@@ -99,6 +101,7 @@ pub(super) struct Worker {
     pressures: RefCell<HashMap<ServiceName, Arc<OnService>>>,
     pub lobbies: Lobbies,
     pub traffic: Arc<Registry>,
+    pub taps: Arc<Taps>,
     pub access_log: Option<AccessLogger>,
     pub attest: Attest,
     /// Counts of calls from other hosts.
@@ -234,7 +237,7 @@ impl Worker {
     /// A worker that has nothing to do yet.
     pub(super) fn new(parts: Parts) -> Rc<Worker> {
         let Parts { settings, directory, changes, tls, counters, traffic, access_log, events, .. } = parts;
-        let Parts { lobbies, attest, admission, enroll, shutdown, rng, .. } = parts;
+        let Parts { lobbies, attest, admission, enroll, shutdown, rng, taps, .. } = parts;
         Rc::new(Worker {
             local: settings.local,
             settings,
@@ -253,6 +256,7 @@ impl Worker {
             local_pool: LocalPool::default(),
             lobbies,
             traffic,
+            taps,
             access_log,
             attest: Attest::new(attest),
             inbound: RefCell::default(),
@@ -322,16 +326,20 @@ impl Worker {
         on
     }
 
+    /// This host's name.
+    pub(super) fn own_name(&self) -> String {
+        let directory = self.directory.load();
+        directory.nodes.get(&self.local).map(|node| node.facts.name.to_string()).unwrap_or_default()
+    }
+
     /// Where calls of another host for an instance of this one are counted.
     pub(super) fn inbound_cells(&self, peer: &PeerIdentity, asked: &Asked, protocol: Protocol) -> Arc<Cells> {
         let make = || {
-            let directory = self.directory.load();
-            let own = directory.nodes.get(&self.local).map_or("", |node| node.facts.name.as_str());
             self.traffic.cells(Key {
                 direction: Direction::In,
                 caller: peer.name.to_string(),
                 caller_service: asked.caller.as_ref().map(ToString::to_string).unwrap_or_default(),
-                node: own.to_owned(),
+                node: self.own_name(),
                 service: asked.service.to_string(),
                 instance: asked.instance.to_string(),
                 protocol,

@@ -29,12 +29,15 @@ pub(super) struct Sources {
     keyring: watch::Receiver<Arc<Keyring>>,
     proxy: Arc<proxy::Counters>,
     traffic: Arc<proxy::Registry>,
+    taps: Arc<proxy::Taps>,
     log_lines_lost: Option<Arc<AtomicU64>>,
     /// Where connections wait until they have proven themselves, by port.
     pub lobbies: Vec<(&'static str, Lobby)>,
     pub dns: Option<Arc<dns::Counters>>,
     pub api: Option<Arc<api::Counters>>,
     pub checks: Option<Arc<health::Counters>>,
+    /// Events that the history lacks because the disk did not take them.
+    pub history_lost: Arc<AtomicU64>,
 }
 
 impl Sources {
@@ -45,7 +48,7 @@ impl Sources {
         keyring: watch::Receiver<Arc<Keyring>>,
         proxy: &proxy::Proxy,
     ) -> Sources {
-        let (traffic, log_lines_lost) = (proxy.traffic(), proxy.log_lines_lost());
+        let (traffic, taps, log_lines_lost) = (proxy.traffic(), proxy.taps(), proxy.log_lines_lost());
         let proxy::Lobbies { mesh, enroll, calls } = proxy.lobbies();
         let lobbies = vec![("mesh", mesh), ("enroll", enroll), ("calls", calls)];
         Sources {
@@ -56,11 +59,13 @@ impl Sources {
             keyring,
             proxy: proxy.counters(),
             traffic,
+            taps,
             log_lines_lost,
             lobbies,
             dns: None,
             api: None,
             checks: None,
+            history_lost: Arc::default(),
         }
     }
 
@@ -122,10 +127,15 @@ impl Sources {
             let labels = [("service", service.as_str()), ("reason", reason)];
             sample.counter("weft_request_failures", help, &labels, count);
         }
+        sample.gauge("weft_taps", "Taps that are open.", &[], self.taps.count() as u64);
+        let help = "Lines that taps were not told because they did not take them as fast";
+        sample.counter("weft_tap_lost", help, &[], self.taps.lost());
         if let Some(lost) = &self.log_lines_lost {
             let help = "Lines of the access log that were lost because nobody read them";
             sample.counter("weft_access_log_lost", help, &[], lost.load(Ordering::Relaxed));
         }
+        let help = "Lines of the history that were lost because the disk did not take them";
+        sample.counter("weft_history_lost", help, &[], self.history_lost.load(Ordering::Relaxed));
         if let Some(checks) = &self.checks {
             sample.checks(checks);
         }

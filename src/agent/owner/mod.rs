@@ -4,10 +4,12 @@
 //! Nothing here waits: disk goes to the store's writer, the network to the gossip driver's queue.
 //!
 //! This file drives the cores. `records` takes what other hosts say; `registry` holds what this host registered, `changes`
-//! and `registrations` change it, `services` and `checks` publish it; `view` is what readers see.
+//! and `registrations` change it, `services` and `checks` publish it; `view` is what readers see, `history` what is told
+//! of the past.
 
 mod changes;
 mod checks;
+mod history;
 mod keyring;
 mod membership;
 mod pace;
@@ -36,6 +38,7 @@ pub(super) use self::changes::{Ask, Files};
 pub(super) use self::registry::Maintenance;
 
 use self::changes::Queue;
+use self::history::Chronicle;
 use self::membership::Join;
 use self::pace::Pace;
 use self::past::Past;
@@ -51,6 +54,7 @@ use super::vips::Vips;
 use crate::api;
 use crate::catalog::{self, Catalog, Relay};
 use crate::gossip;
+use crate::history::History;
 use crate::identity::{Identity, Voucher};
 use crate::model::{Callers, CatalogMessage, Directory, Instance, MemberState, NodeFacts, NodeId, Now, Version};
 use crate::proxy;
@@ -104,6 +108,7 @@ pub(super) struct Outlets {
     pub gossip: mpsc::Sender<gossip::Command>,
     pub checks: mpsc::Sender<CheckRequest>,
     pub store: StoreWriter,
+    pub history: History,
 }
 
 /// What the owner starts with.
@@ -136,6 +141,7 @@ pub(super) struct Owner {
     unreachable: HashSet<NodeId>,
     vips: Vips,
     policies: Desk,
+    chronicle: Chronicle,
     registry: Registry,
     queue: Queue,
     /// Checks of the host that wait for their first verdict, and until when.
@@ -193,6 +199,7 @@ impl Owner {
             unreachable: HashSet::new(),
             vips,
             policies: Desk::new(voucher),
+            chronicle: Chronicle::default(),
             registry: Registry::default(),
             queue: Queue::default(),
             pending_checks: BTreeMap::new(),
@@ -235,7 +242,11 @@ impl Owner {
         self.dirty |= match event {
             proxy::Event::MeshUnreachable(node) => self.unreachable.insert(node),
             proxy::Event::MeshReachable(node) => self.unreachable.remove(&node),
-            proxy::Event::Ejected { .. } | proxy::Event::Returned { .. } => false,
+            // What one host's calls meet is its own affair: it is told here, and nobody else.
+            proxy::Event::Ejected { .. } | proxy::Event::Returned { .. } => {
+                self.note_ejection(&event);
+                false
+            }
         };
     }
 
@@ -301,6 +312,7 @@ impl Owner {
         self.advance();
         self.after_catalog(now);
         self.publish();
+        self.keep_history();
         self.save();
     }
 
@@ -325,6 +337,7 @@ impl Owner {
                     }
                     peers.push((node, state.is_living()));
                     info!(node = %name, id = %node, %address, %state, incarnation, "member changed");
+                    self.note_member(node, &name, state, address);
                 }
                 swim::Output::IncarnationRaised(incarnation) => self.out.store.set_incarnation(incarnation),
                 swim::Output::NameConflict { name, .. } => {
@@ -332,6 +345,7 @@ impl Owner {
                 }
                 swim::Output::Forgotten { node } => {
                     self.forget_origin(node);
+                    self.forget_member(node);
                     peers.push((node, false));
                     changed = true;
                 }
@@ -430,6 +444,8 @@ impl Owner {
         self.tell_answers();
         self.quarantine.clear();
         self.out.store.save_members(self.swim.snapshot());
+        self.end_history();
+        drop(self.out.history);
         if !self.out.store.close(STORE_CLOSE_DEADLINE) {
             warn!("the catalog cache was not written out in time; gossip refills it");
         }

@@ -168,6 +168,7 @@ impl Owner {
                     );
                 }
                 self.policies.compiled = compiled;
+                self.note_decision(policy);
                 self.follow_trust();
             }
             Held::Full => warn!(subject = %policy.id(), "there are too many intentions: this one does not hold here"),

@@ -241,14 +241,16 @@ impl Owner {
                 self.gate.prove(peer.clone());
                 if let Admitted::Node(facts, _) = admitted {
                     let before = self.facts.insert(record.origin(), facts.clone());
-                    self.zones_changed |= before.map_or(!facts.zone.is_empty(), |before| before.zone != facts.zone);
+                    self.zones_changed |= before.as_ref().map_or(!facts.zone.is_empty(), |old| old.zone != facts.zone);
+                    before.iter().for_each(|before| self.note_host(before, facts));
                 }
                 // A new certificate may grant less than the one before.
                 let origin = record.origin();
                 self.instances.retain(|(node, _), instance| *node != origin || peer.grants_service(&instance.service));
             }
             Admitted::Service(instance) => {
-                self.instances.insert(key(), instance.clone());
+                let before = self.instances.insert(key(), instance.clone());
+                before.iter().for_each(|before| self.note_instance(record.origin(), before, instance));
             }
             Admitted::Policy(policy) => self.note_policy(record.origin(), policy),
             Admitted::Opaque if record.header().kind == RecordKind::POLICY => {

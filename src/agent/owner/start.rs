@@ -54,6 +54,7 @@ impl Owner {
         self.checks_changed();
         self.publish_all()?;
         self.introduce_policies(&policies);
+        self.begin_history();
         Ok(())
     }
 

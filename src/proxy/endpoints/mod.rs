@@ -8,7 +8,7 @@ use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use tokio::sync::mpsc;
 use tokio::time::Instant;
@@ -302,7 +302,8 @@ impl Endpoints {
         self.traffic.ejected(&endpoint.stats.cells, ejected_for);
         self.traffic.ejections.ejected();
         let service = endpoint.instance.service.clone();
-        self.tell(|node, instance| Event::Ejected { node, instance, service, ejected_for, why }, endpoint);
+        let until = SystemTime::now() + ejected_for;
+        self.tell(|node, instance| Event::Ejected { node, service, instance, until, why: why.to_owned() }, endpoint);
     }
 
     fn tell(&self, event: impl FnOnce(NodeId, ServiceId) -> Event, endpoint: &Endpoint) {

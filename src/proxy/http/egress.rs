@@ -21,7 +21,7 @@ use super::headers::{CLIENT, WEFT_SERVICE, client, read_caller, read_target, str
 use super::ingress::refuse;
 use super::local::{Answered, Body, Head, Lease};
 use super::reason::Reason;
-use super::{HEAD_BYTES_MAX, http2_server, upgrade};
+use super::{HEAD_BYTES_MAX, http2_server, seen, upgrade};
 use crate::identity::PeerIdentity;
 use crate::lobby::Place;
 use crate::model::Instance;
@@ -76,13 +76,18 @@ async fn answer(
     request: Request<Incoming>,
 ) -> Result<Response<Reply>, Infallible> {
     let service = request.headers().get(WEFT_SERVICE).and_then(|name| name.to_str().ok()).unwrap_or("?").to_owned();
+    let seen = seen::begin_in(&worker, &peer, &request);
     let mut rule = None;
     let answered = serve_request(&worker, &peer, request, &mut rule).await;
-    Ok(answered.unwrap_or_else(|reason| {
+    let response = answered.unwrap_or_else(|reason| {
         worker.counters.streams_refused.one();
         // The caller's agent says it in the words that its client understands.
         refuse(reason, &service, rule.as_deref(), false)
-    }))
+    });
+    if let Some(seen) = seen {
+        seen.end_in(&worker, &response);
+    }
+    Ok(response)
 }
 
 async fn serve_request(

@@ -24,7 +24,7 @@ use super::forward::{Call, Outcome, own_address};
 use super::headers::{self, admit, is_grpc, wants_upgrade};
 use super::plan::Plan;
 use super::reason::{Reason, WEFT_ERROR, WEFT_RULE};
-use super::{HEAD_BYTES_MAX, HEADERS_MAX, http2_server, upgrade};
+use super::{HEAD_BYTES_MAX, HEADERS_MAX, http2_server, seen, upgrade};
 use crate::lobby::Place;
 use crate::model::{ServiceName, Tag};
 use crate::proxy::worker::Worker;
@@ -61,6 +61,10 @@ impl Target {
     ) -> Target {
         let claim = caller.and_then(|caller| HeaderValue::from_str(caller.as_str()).ok());
         Target { service, tag, claim, client: headers::client(cluster, caller), place }
+    }
+
+    pub(super) fn claim(&self) -> Option<&HeaderValue> {
+        self.claim.as_ref()
     }
 }
 
@@ -151,6 +155,7 @@ async fn answer(
     worker.counters.requests.one();
     let version = request.version();
     let mut line = Line::begin(worker.access_log.as_ref(), &request, &target.service);
+    let seen = seen::begin_out(&worker, &target, &request);
     let is_grpc = is_grpc(request.headers());
     let mut outcome = Outcome::default();
     let answered = carry(&worker, &target, request, &mut outcome).await;
@@ -162,6 +167,9 @@ async fn answer(
     *response.version_mut() = if version == Version::HTTP_2 { Version::HTTP_2 } else { Version::HTTP_11 };
     if let Some(line) = &mut line {
         line.end(&response, &outcome, begun.elapsed());
+    }
+    if let Some(seen) = seen {
+        seen.end_out(&response, &outcome);
     }
     Ok(response)
 }

@@ -1,8 +1,9 @@
 //! The owner with a real store and real keys, and channels in place of the drivers. `life` is a service from registration
 //! to withdrawal, `registering` what is taken, refused and kept, `operating` joins and reloads, `past` a disk that was set back,
-//! `poison` records that it must not die of twice, and hosts and services gone mad, `policies` what operators decide.
+//! `poison` records that it must not die of twice, and hosts and services gone mad, `policies` what operators decide, `history` what is told of it later.
 
 mod cold_join;
+mod history;
 mod life;
 mod operating;
 mod past;
@@ -96,6 +97,7 @@ impl Bench {
             gossip: commands,
             checks: requests,
             store: store.writer().unwrap(),
+            history: History::start(dir).unwrap(),
         };
         let begin = Beginning {
             identity,

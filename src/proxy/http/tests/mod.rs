@@ -24,14 +24,14 @@ use crate::identity::{CaOptions, Identity, TlsContexts, ca_init};
 use crate::lobby::Source;
 use crate::model::{
     Directory, Freshness, Instance, MemberState, Node, NodeFacts, NodeId, NodeName, Protocol, Service, ServiceId,
-    ServiceName, VipTarget, Weights,
+    ServiceName, TapFilter, VipTarget, Weights,
 };
 use crate::proxy::caller;
 use crate::proxy::link::{Incoming, Link, LinkError};
 use crate::proxy::scratch::Scratch;
 use crate::proxy::traffic::Registry;
 use crate::proxy::worker::{Parts, Worker};
-use crate::proxy::{Lobbies, Settings};
+use crate::proxy::{Listening, Lobbies, Settings};
 use crate::wire::frame::{FrameHeader, FrameKind, Open, RstReason};
 
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -201,6 +201,7 @@ fn worker(
         counters: Arc::default(),
         lobbies: Lobbies::default(),
         traffic: traffic.clone(),
+        taps: Arc::default(),
         access_log: None,
         attest: crate::proxy::attest::Shared::new(Arc::default(), crate::identity::Groups::find()),
         admission: Arc::default(),
@@ -533,5 +534,48 @@ fn a_head_of_one_byte_at_a_time_is_cut_off_at_its_deadline() {
             assert!(!answer.starts_with(b"HTTP/1.1 200"));
             assert_eq!(mesh.near.lobbies.calls.waiting(), 0);
         }
+    });
+}
+
+/// What a tap was told.
+fn told(listening: &mut Listening) -> Vec<serde_json::Value> {
+    let mut lines = Vec::new();
+    while let Ok(line) = listening.lines.try_recv() {
+        lines.push(serde_json::from_slice(&line).unwrap());
+    }
+    lines
+}
+
+#[test]
+fn a_tap_shows_requests_on_both_sides_with_what_became_of_them_and_without_their_queries() {
+    run(async {
+        let backend = Backend::start(OK, 0).await;
+        let mesh = mesh(vec![instance("one", backend.port, None)]).await;
+        let all = TapFilter::default;
+        let (mut near, mut far) = (mesh.near.taps.listen(all()).unwrap(), mesh.far.taps.listen(all()).unwrap());
+        let failures = TapFilter { errors: true, ..all() };
+        let mut failed = mesh.near.taps.listen(failures).unwrap();
+        mesh.exchange(b"GET /a?secret=1 HTTP/1.1\r\nHost: web\r\nConnection: close\r\n\r\n").await;
+        for (listening, direction, protocol, caller) in
+            [(&mut near, "out", "HTTP/1.1", ""), (&mut far, "in", "HTTP/2", "far")]
+        {
+            let lines = told(listening);
+            let [line] = lines.as_slice() else { panic!("{lines:?}") };
+            let expected = serde_json::json!({
+                "direction": direction, "protocol": protocol, "caller": "", "caller_node": caller, "service": "web",
+                "instance": "one", "node": "far", "method": "GET", "path": "/a", "status": 200, "error": "", "rule": "",
+                "tries": 1, "bytes_up": 0, "bytes_down": 2,
+            });
+            for (key, value) in expected.as_object().unwrap() {
+                assert_eq!(&line[key], value, "{key} of {line}");
+            }
+            assert!(line["milliseconds"].as_f64().is_some_and(|took| took > 0.0), "{line}");
+        }
+        assert!(told(&mut failed).is_empty());
+        let none = self::mesh(Vec::new()).await;
+        let mut failed = none.near.taps.listen(TapFilter { errors: true, ..all() }).unwrap();
+        none.exchange(b"GET /b HTTP/1.1\r\nHost: web\r\nConnection: close\r\n\r\n").await;
+        let lines = told(&mut failed);
+        assert_eq!((&lines[0]["status"], &lines[0]["error"]), (&503.into(), &"no-instance".into()));
     });
 }
