@@ -264,7 +264,7 @@ fn shape<'a>(view: &View<'_>, intention: &'a Intention, standing: &'a Standing) 
     let at = humantime::format_rfc3339_seconds(at.min(last)).to_string();
     let what = |change: &crate::model::Change| match change {
         // Never about an intention.
-        Change::Revocation(_) | Change::Trust(_) => String::new(),
+        Change::Revocation(_) | Change::Trust(_) | Change::Traffic(_) => String::new(),
         Change::Delete(_) => "delete".to_owned(),
         Change::Default(action) => action.to_string(),
         Change::Intention(other) if other.permissions.is_empty() => other.action.to_string(),
