@@ -124,7 +124,7 @@ impl Owner {
         let is_new = !self.policies.compiled.subjects().contains_key(&id);
         if is_new && self.policies.compiled.subjects().len() >= SUBJECTS_MAX {
             return Err(Refused::Invalid(format!(
-                "there are {SUBJECTS_MAX} intentions, deleted ones among them, as many as there may be; use globs"
+                "there are {SUBJECTS_MAX} policies, deleted ones among them, as many as there may be; use globs"
             )));
         }
         info!(subject = %id, operator = statement.operator, change = ?statement.change, "an operator has decided");
@@ -176,7 +176,7 @@ impl Owner {
                 self.follow_trust();
                 self.note_traffic(policy);
             }
-            Held::Full => warn!(subject = %policy.id(), "there are too many intentions: this one does not hold here"),
+            Held::Full => warn!(subject = %policy.id(), "there are too many policies: this one does not hold here"),
             // It fills a gap in what people may look back at.
             Held::Replaced => self.note_traffic(policy),
             Held::Known => {}
