@@ -216,6 +216,7 @@ async fn run_here(config: Config) -> Result<(), AgentError> {
         rises,
         quarantine,
         voucher,
+        clock: Box::new(SystemTime::now),
     };
     let history = History::start(&config.data_dir).map_err(AgentError::History)?;
     let history_lost = history.lost();

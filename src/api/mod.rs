@@ -39,6 +39,7 @@ pub(crate) mod specimen;
 mod tap;
 mod telemetry;
 mod tls;
+mod traffic_policies;
 mod trust;
 mod watch;
 mod whoami;

@@ -194,6 +194,11 @@ fn decision(change: &Change) -> (Kind, &'static str, String) {
             };
             (Kind::Policy, "decided", what)
         }
+        Change::Traffic(traffic) => {
+            let trial = traffic.trial.as_ref().map(|trial| format!(", with a trial in {}", short(&trial.zone)));
+            let words = format!("how calls of {} are carried{}", traffic.service, trial.unwrap_or_default());
+            (Kind::Policy, "decided", words)
+        }
         Change::Delete(id) => (Kind::Policy, "deleted", format!("{id} is deleted")),
         Change::Revocation(revocation) => {
             let why =
