@@ -53,6 +53,8 @@ pub(super) enum Refusal {
     Operator,
     /// A policy that its operator did not sign so.
     OperatorSignature,
+    /// Not looked at: datagrams have brought too much that was false.
+    OverRate,
 }
 
 impl Refusal {
@@ -66,6 +68,7 @@ impl Refusal {
             Refusal::Revoked => "revoked",
             Refusal::Operator => "operator",
             Refusal::OperatorSignature => "operator_signature",
+            Refusal::OverRate => "over_rate",
         }
     }
 }
@@ -243,6 +246,11 @@ impl Gate {
         }
     }
 
+    /// Counts a record that was not looked at; its origin has nothing to do with it.
+    pub(super) fn pass_over(&mut self) {
+        *self.refused.entry(Refusal::OverRate).or_default() += 1;
+    }
+
     /// Refusals by reason, since the start.
     pub(super) fn refusals(&self) -> Vec<(&'static str, u64)> {
         let all = [
@@ -254,6 +262,7 @@ impl Gate {
             Refusal::Revoked,
             Refusal::Operator,
             Refusal::OperatorSignature,
+            Refusal::OverRate,
         ];
         all.map(|refusal| (refusal.as_str(), self.refused.get(&refusal).copied().unwrap_or(0))).to_vec()
     }

@@ -14,6 +14,7 @@ mod keyring;
 mod membership;
 mod pace;
 mod past;
+mod patience;
 mod policies;
 mod records;
 mod registrations;
@@ -43,6 +44,7 @@ use self::history::Chronicle;
 use self::membership::Join;
 use self::pace::Pace;
 use self::past::Past;
+use self::patience::Patience;
 use self::policies::Desk;
 use self::records::Pulled;
 use self::registry::Registry;
@@ -171,11 +173,12 @@ pub(super) struct Owner {
     pace: Pace,
     /// A host has moved to another zone: the catalog is to know.
     zones_changed: bool,
-    /// Records refused of each peer in the current second.
-    offences: HashMap<NodeId, u32>,
-    offences_since: Instant,
+    /// With false records that came by datagram.
+    patience: Patience,
     /// Hosts that passed on false records, each named in the log once.
     liars: HashSet<NodeId>,
+    /// Hosts in whose names datagrams brought false records, likewise.
+    slandered: HashSet<NodeId>,
     /// Hosts of which there are records but that membership does not know, and since when.
     strangers: HashMap<NodeId, Instant>,
     /// Nothing is announced any more.
@@ -231,9 +234,9 @@ impl Owner {
             quarantine,
             pace: Pace::new(started),
             zones_changed: false,
-            offences: HashMap::new(),
-            offences_since: started,
+            patience: Patience::new(started),
             liars: HashSet::new(),
+            slandered: HashSet::new(),
             strangers: HashMap::new(),
             leaving: false,
             left: false,
