@@ -140,8 +140,16 @@ fn candidate<'a>(
             && edge.node == node_name
             && edge.instance == id
     });
-    let (ewma_us, in_flight) =
-        edges.fold((0, 0), |(ewma, open): (u64, u64), edge| (ewma.max(edge.ewma_us), open + edge.in_flight));
+    let seen = edges.fold((0, 0, 0), |(ewma, open, ejected): (u64, u64, u64), edge| {
+        (ewma.max(edge.ewma_us), open + edge.in_flight, ejected.max(edge.ejected_for_ms))
+    });
+    let (ewma_us, in_flight, ejected_for_ms) = seen;
+    if reason.is_none() && ejected_for_ms > 0 {
+        reason = Some(format!(
+            "ejected because it failed calls from here; tried again in {:.1} s",
+            ejected_for_ms as f64 / 1e3
+        ));
+    }
     let weights = instance.weights;
     Candidate {
         node: node_name,

@@ -16,7 +16,9 @@ use self::sample::{Histogram, Sample};
 use super::owner::Tally;
 use crate::identity::PeerIdentity;
 use crate::lobby::Lobby;
-use crate::model::{BUCKET_BOUNDS_US, Direction, Directory, Edge, Freshness, Health, MemberState, Service, Traffic};
+use crate::model::{
+    BUCKET_BOUNDS_US, Direction, Directory, Edge, Freshness, Health, MemberState, Pressure, Service, Traffic,
+};
 use crate::wire::keyring::Keyring;
 use crate::{api, catalog, dns, gossip, health, proxy};
 
@@ -256,6 +258,31 @@ impl Sample {
             let help = "Calls that were tried again on another instance";
             self.counter("weft_request_retries", help, &[("service", service)], count);
         }
+        for pressure in &traffic.pressures {
+            self.pressure(pressure);
+        }
+        self.counter(
+            "weft_ejections",
+            "Instances that a worker stopped calling because they failed.",
+            &[],
+            traffic.ejections,
+        );
+        let help = "Ejected instances that answered again.";
+        self.counter("weft_ejections_ended", help, &[], traffic.returns);
+        let ejected = traffic.edges.iter().filter(|edge| edge.ejected_for_ms > 0).count() as u64;
+        self.gauge("weft_instances_ejected", "Instances that get no calls from here now.", &[], ejected);
+    }
+
+    fn pressure(&mut self, pressure: &Pressure) {
+        let labels = [("service", pressure.service.as_str())];
+        let help = "Requests of this host that may be under way at a service.";
+        self.gauge("weft_service_requests_limit", help, &labels, u64::from(pressure.limit));
+        let help = "Requests refused because as many as may be were under way.";
+        self.counter("weft_service_requests_limited", help, &labels, pressure.refused);
+        let help = "Tries that the retry budget paid for.";
+        self.counter("weft_service_retries_budgeted", help, &labels, pressure.retries);
+        let help = "Tries that were not made because the retry budget was used up.";
+        self.counter("weft_service_retries_withheld", help, &labels, pressure.retries_refused);
     }
 
     fn edge(&mut self, edge: &Edge) {
