@@ -162,6 +162,8 @@ struct Mesh {
     far: Rc<Worker>,
     traffic: Arc<Registry>,
     stop_near: watch::Sender<bool>,
+    /// A host whose agent has gone takes no streams.
+    _stop_far: watch::Sender<bool>,
     _changes: watch::Sender<u64>,
 }
 
@@ -218,14 +220,14 @@ async fn mesh(instances: Vec<Arc<Instance>>) -> Mesh {
     let placed: Vec<_> = instances.into_iter().map(|instance| (serving.clone(), instance)).collect();
     let changes = watch::channel(0).0;
     let (near, traffic, stop_near) = worker(NEAR, &tls, directory(NEAR, placed.clone()), &changes);
-    let (far, ..) = worker(far_id, &tls, directory(far_id, placed), &changes);
+    let (far, _, stop_far) = worker(far_id, &tls, directory(far_id, placed), &changes);
     let serving = far.clone();
     spawn_local(async move {
         while let Ok((tcp, from)) = listener.accept().await {
             spawn_local(crate::proxy::serving::serve(serving.clone(), tcp, from.ip()));
         }
     });
-    Mesh { near, far, traffic, stop_near, _changes: changes }
+    Mesh { near, far, traffic, stop_near, _stop_far: stop_far, _changes: changes }
 }
 
 impl Mesh {
