@@ -307,11 +307,12 @@ async fn carry(worker: &Rc<Worker>, call: &Call, chosen: &Chosen, mut link: Link
         return Carried::Lost(app, error);
     }
     let limits = Limits { idle: worker.settings.idle_timeout, not_after: link.not_after() };
+    let peer = link.peer().cloned();
     let mut relay = Relay::calling(&mut app, &mut link, &worker.scratch).waiting_in(&call.place);
     let ended = tokio::select! {
         ended = relay.run(&limits, worker.settings.accept_timeout) => ended,
         () = tag_lost(worker, call, chosen) => End::TagLost,
-        () = worker.host_lost(chosen.endpoint.node.id) => End::HostLost,
+        () = worker.peer_lost(peer.as_deref()) => End::HostLost,
         () = call.place.shown_out() => End::CrowdedOut,
     };
     let accepted = relay.is_accepted();

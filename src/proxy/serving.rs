@@ -125,12 +125,12 @@ async fn read_hello(tcp: &mut TcpStream, received: &mut Vec<u8>) -> Result<rustl
 
 async fn serve_streams(worker: &Rc<Worker>, mut link: Link, place: Place) {
     let not_after = link.not_after();
-    let peer = link.peer().map(|peer| peer.node);
+    let peer = link.peer().cloned();
     let mut shutdown = worker.shutdown.clone();
     loop {
         let open = tokio::select! {
             open = timeout(IDLE_SERVER_MAX, next_open(worker, &mut link)) => open,
-            () = worker.peer_lost(peer) => return,
+            () = worker.peer_lost(peer.as_deref()) => return,
             _ = shutdown.wait_for(|stop| *stop) => return worker.finish(link),
             () = place.shown_out() => return,
         };
@@ -148,7 +148,7 @@ async fn serve_streams(worker: &Rc<Worker>, mut link: Link, place: Place) {
         if *worker.shutdown.borrow() {
             return worker.reset(link, RstReason::Draining);
         }
-        if SystemTime::now() >= not_after || peer.is_some_and(|peer| worker.is_revoked(peer)) {
+        if SystemTime::now() >= not_after || peer.as_ref().is_some_and(|peer| worker.is_revoked(peer)) {
             return worker.reset(link, RstReason::NotAllowed);
         }
         match serve_stream(worker, link, &open, not_after).await {
@@ -230,12 +230,12 @@ async fn serve_stream(worker: &Rc<Worker>, mut link: Link, open: &Open, not_afte
     let cells = link.peer().map(|peer| worker.inbound_cells(peer, &asked, instance.protocol));
     let counted = Counted::begin(cells);
     let limits = Limits { idle: worker.settings.idle_timeout, not_after };
-    let peer = link.peer().map(|peer| peer.node);
+    let peer = link.peer().cloned();
     let mut relay = Relay::serving(&mut service, &mut link, &worker.scratch);
     let ended = tokio::select! {
         ended = relay.run(&limits, HANDSHAKE_TIMEOUT) => ended,
         () = tag_lost(worker, &instance, open.tag.as_ref()) => End::TagLost,
-        () = worker.peer_lost(peer) => End::HostLost,
+        () = worker.peer_lost(peer.as_deref()) => End::HostLost,
         () = turned(worker, &wanted) => End::Denied,
     };
     counted.end(matches!(ended, End::Finished));

@@ -221,6 +221,10 @@ async fn signal_lost_hosts(worker: Rc<Worker>) {
             directory.nodes.get(node).is_some_and(|node| failed(node)) || revoked.contains(node)
         };
         worker.channels.cut(has_failed);
+        if !revoked.is_empty() {
+            worker.pool.forget_revoked(revoked);
+            worker.channels.cut_revoked(revoked);
+        }
         let mut signals = worker.lost_signals.borrow_mut();
         signals.retain(|node, signal| {
             if has_failed(node) {
@@ -419,9 +423,9 @@ impl Worker {
         self.reset(link, RstReason::Reset);
     }
 
-    /// True if a host is not believed any more.
-    pub(super) fn is_revoked(&self, node: NodeId) -> bool {
-        self.directory.load().intentions.revoked().contains(&node)
+    /// True if a host, or one that issued the certificate that it came with, is not believed any more.
+    pub(super) fn is_revoked(&self, peer: &PeerIdentity) -> bool {
+        peer.is_among(self.directory.load().intentions.revoked())
     }
 
     /// Ends when a host has failed, left or been revoked: what was sent to it would otherwise be retransmitted for a quarter of an hour.
@@ -430,11 +434,22 @@ impl Worker {
         lost.notified().await;
     }
 
-    /// [`Worker::host_lost`] of a peer that may not be known.
-    pub(super) async fn peer_lost(&self, node: Option<NodeId>) {
-        match node {
-            Some(node) => self.host_lost(node).await,
-            None => std::future::pending().await,
+    /// [`Worker::host_lost`] of who is at the other end of a connection; and ends when an issuer of its certificate is revoked.
+    pub(super) async fn peer_lost(&self, peer: Option<&PeerIdentity>) {
+        let Some(peer) = peer else { return std::future::pending().await };
+        let revoked = async {
+            loop {
+                // Begun before the look, so that no change goes by between the two.
+                let changed = self.intentions_changed.notified();
+                if self.is_revoked(peer) {
+                    return;
+                }
+                changed.await;
+            }
+        };
+        tokio::select! {
+            () = self.host_lost(peer.node) => {}
+            () = revoked => {}
         }
     }
 

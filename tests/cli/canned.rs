@@ -84,6 +84,7 @@ pub(crate) const EXPLAIN: &str = r#"{"name":"billing.mesh.internal","service":"b
     {"node":"db-01","node_id":"03","instance":"billing","address":"10.0.0.3:8080","zone":"eu-1b","local":false,
      "health":"critical","weight":1,"usable":false,"reason":"critical: service:billing","ewma_us":0,"in_flight":0,
      "score":null,"chance":0,"certificate":null}],
+    "pressure":{"service":"billing","under_way":3,"limit":4096,"retries_left":12,"refused":0,"retries":7,"retries_refused":1},
     "chosen":{"node":"web-02","instance":"billing","why":"its score is the lowest"}}"#;
 
 pub(crate) const EXPLAIN_NOWHERE: &str = r#"{"name":"v9.legacy.mesh.internal","service":"legacy","tag":"v9","vip":"127.64.0.2",
@@ -96,7 +97,7 @@ fn edge(direction: &str, caller: &str, node: &str, codes: [u64; 6], latency: [u6
     format!(
         r#"{{"direction":"{direction}","caller":"{caller}","node":"{node}","service":"billing","instance":"billing",
         "protocol":"http","codes":{codes:?},"in_flight":3,"retries":{},"latency":{latency:?},"latency_sum_us":1,
-        "ewma_us":900}}"#,
+        "ewma_us":900,"ejected_for_ms":0}}"#,
         codes[0]
     )
 }
@@ -107,7 +108,8 @@ pub(crate) fn traffic(seconds: u64) -> String {
     let out = edge("out", "web-01", "web-02", [0, 0, 95 * seconds, 0, 4 * seconds, seconds], latency(40 * seconds));
     let nowhere = edge("out", "web-01", "", [seconds, 0, 0, 0, 0, 0], latency(0));
     let inward = edge("in", "db-01", "web-01", [0, 0, 10 * seconds, 0, 0, 0], latency(4 * seconds));
-    format!(r#"{{"seconds":{seconds}.0,"edges":[{inward},{out},{nowhere}]}}"#)
+    let pressures = r#"[{"service":"billing","under_way":3,"limit":4096,"retries_left":12,"refused":0,"retries":7,"retries_refused":1}]"#;
+    format!(r#"{{"seconds":{seconds}.0,"edges":[{inward},{out},{nowhere}],"pressures":{pressures}}}"#)
 }
 
 pub(crate) fn health(nodes: &[(&str, &str)]) -> String {

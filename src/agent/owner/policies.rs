@@ -208,6 +208,18 @@ impl Owner {
                 self.forget_origin(*node);
             }
         }
+        // What a revoked issuer has issued goes with it, whosever name is in it: those hosts are enrolled again.
+        for node in self.gate.disbelieved(&self.identity).into_iter().filter(|node| !revoked.contains(node)) {
+            if node != self.local {
+                info!(%node, "the certificate of this host was issued by one that is revoked: it is not believed any more");
+                self.forget_origin(node);
+            } else if !std::mem::replace(&mut self.policies.told_revoked, true) {
+                error!(
+                    "the host that issued this host's certificate has been revoked: no other host believes it any more; \
+                     next: weft enroll --token"
+                );
+            }
+        }
         if revoked.contains(&self.local) && !std::mem::replace(&mut self.policies.told_revoked, true) {
             error!(
                 "this host has been revoked: no other host believes it any more; to come back as a new host: \

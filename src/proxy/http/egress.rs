@@ -36,8 +36,9 @@ const OWN_HEADERS_BYTES_MAX: u32 = 4096;
 
 /// Serves one connection of another host's agent from beginning to end.
 pub(in crate::proxy) async fn serve(worker: Rc<Worker>, tls: TlsStream<TcpStream>, peer: PeerIdentity, place: Place) {
-    let (node, not_after) = (peer.node, peer.not_after);
+    let not_after = peer.not_after;
     let peer = Rc::new(peer);
+    let connected = peer.clone();
     let (answering, place) = (worker.clone(), Rc::new(place));
     let waiting = place.clone();
     let service = service_fn(move |request| {
@@ -53,7 +54,7 @@ pub(in crate::proxy) async fn serve(worker: Rc<Worker>, tls: TlsStream<TcpStream
     let ended = tokio::select! {
         ended = connection.as_mut() => ended,
         // What was sent to a host that is gone would be retransmitted for a quarter of an hour.
-        () = worker.host_lost(node) => return,
+        () = worker.peer_lost(Some(&connected)) => return,
         () = waiting.shown_out() => return,
         _ = shutdown.wait_for(|stop| *stop) => {
             connection.as_mut().graceful_shutdown();
@@ -99,7 +100,7 @@ async fn serve_request(
     if *worker.shutdown.borrow() {
         return Err(Reason::Draining);
     }
-    if worker.is_revoked(peer.node) {
+    if worker.is_revoked(peer) {
         return Err(Reason::NotAllowed);
     }
     let (service, instance, tag) = read_target(request.headers()).ok_or(Reason::BadRequest)?;

@@ -164,7 +164,7 @@ struct Mesh {
     far: Rc<Worker>,
     traffic: Arc<Registry>,
     stop_near: watch::Sender<bool>,
-    /// Dropped, it would count as a stop.
+    /// A host whose agent has gone takes no streams.
     _stop_far: watch::Sender<bool>,
     _changes: watch::Sender<u64>,
 }
