@@ -198,9 +198,9 @@ mod tests {
         (0..167).for_each(|_| _ = calls.try_enter(MAX));
         for call in 0..100_000 {
             if call % 11 == 0 {
-                calls.overloaded(ms(call))
+                calls.overloaded(ms(call));
             } else {
-                calls.succeeded(MAX)
+                calls.succeeded(MAX);
             }
             assert_eq!(calls.limit(MAX), MAX);
         }
@@ -252,9 +252,9 @@ mod tests {
             under_way.retain(|(over_ms, is_carried)| {
                 if *over_ms <= now_ms {
                     if *is_carried {
-                        calls.succeeded(max)
+                        calls.succeeded(max);
                     } else {
-                        calls.overloaded(ms(now_ms))
+                        calls.overloaded(ms(now_ms));
                     }
                     calls.leave();
                     carried += u32::from(*is_carried);
