@@ -252,9 +252,9 @@ mod tests {
             under_way.retain(|(over_ms, is_carried)| {
                 if *over_ms <= now_ms {
                     if *is_carried {
-                        calls.succeeded(max)
+                        calls.succeeded(max);
                     } else {
-                        calls.overloaded(ms(now_ms))
+                        calls.overloaded(ms(now_ms));
                     }
                     calls.leave();
                     carried += u32::from(*is_carried);

@@ -11,8 +11,8 @@ use std::time::Duration;
 
 use crate::model::{Now, Outlier};
 
-/// A probe of which nothing is heard for so long is over, and the next request may probe. As long as `proxy.request_timeout`
-/// lets most requests take; a probe that reports later still counts.
+/// A probe of which nothing is heard for so long keeps nobody waiting: the next request may probe. What it reports later still
+/// counts. Longer than all but a few requests take, and shorter than `proxy.request_timeout`, which a hung probe would last.
 pub const PROBE_MAX: Duration = Duration::from_secs(15);
 /// However long its last ejection was, an instance that was in for so long begins anew at the shortest: the cause of then says
 /// nothing of now.

@@ -90,8 +90,9 @@ mod tests {
 
     use super::*;
 
-    /// No member's part is smaller or greater than this many times the even one: five standard deviations.
-    const BAND: std::ops::Range<f64> = 0.6..1.4;
+    /// No member's part is smaller or greater than this many times the even one: six standard deviations, so
+    /// that of millions of rings none is outside.
+    const BAND: std::ops::Range<f64> = 0.55..1.6;
 
     fn ring(members: &[String]) -> Ring {
         Ring::new(&members.iter().map(|member| (member.as_str(), 1)).collect::<Vec<_>>())
@@ -128,6 +129,13 @@ mod tests {
         assert_eq!(Ring::new(&[] as &[(&str, u32)]).walk(7).next(), None);
         let ring = Ring::new(&[("a", 0), ("b", 1)]);
         assert_eq!(ring.walk(7).collect::<Vec<_>>(), [1]);
+    }
+
+    #[test]
+    fn each_of_ten_has_a_tenth_within_a_quarter() {
+        let members: Vec<String> = (0..10).map(|member| format!("web-{member}")).collect();
+        let parts = parts(&ring(&members));
+        assert!(parts.iter().all(|part| (0.08..0.125).contains(part)), "{parts:?}");
     }
 
     #[test]
