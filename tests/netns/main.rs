@@ -47,6 +47,7 @@ mod keyring;
 mod life;
 mod red_check;
 mod scanner;
+mod seeing;
 mod smuggling;
 mod unreachable;
 mod websocket;
