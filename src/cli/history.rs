@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
 
-use super::output::{CliError, Globals, Table, json_line, print, print_line, remark};
+use super::output::{CliError, EXIT_NOT_FOUND, Globals, Table, json_line, print, print_line, remark};
 use crate::history::{Event, HISTORY_FILE, Kind, read_history};
 
 /// Show what has happened in the mesh, as this host saw it; works while the agent is dead
@@ -86,6 +86,11 @@ pub(super) fn run(args: &Args, globals: &Globals) -> Result<(), CliError> {
         CliError::failed(message, "run it as root or as the user weft, or name the agent's --data-dir")
     });
     let (mut events, unreadable) = read?;
+    if events.is_empty() && unreadable == 0 && !path.exists() {
+        let message = format!("there is no history in {}", args.data_dir.display());
+        let advice = "name the data directory of an agent that has run, with --data-dir";
+        return Err(CliError::failed(message, advice).exiting(EXIT_NOT_FOUND));
+    }
     let start = args.since.and_then(|since| SystemTime::now().checked_sub(since));
     events.retain(|event| args.shows(event, start));
     if let Some(lines) = args.lines {

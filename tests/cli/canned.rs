@@ -132,6 +132,32 @@ pub(crate) const RESOLVED: &str = r#"{"name":"billing.mesh.internal","kind":"vip
     {"node":"web-01","node_id":"01","node_state":"alive","zone":"eu-1a","local":true,"id":"billing",
      "address":"10.0.0.1:8080","tags":[],"health":"passing","usable":true,"reason":null}]}"#;
 
+fn call(direction: &str, method: &str, path: &str, status: u16, more: &str) -> String {
+    let mut call = serde_json::json!({
+        "time": "2026-01-02T03:04:05.678Z", "direction": direction, "protocol": "HTTP/1.1", "caller": "web",
+        "caller_node": "web-01", "service": "billing", "instance": "billing", "node": "web-02", "method": method,
+        "path": path, "status": status, "error": "", "rule": "", "tries": 1, "milliseconds": 1.25, "bytes_up": 0,
+        "bytes_down": 512,
+    });
+    let more: serde_json::Value = serde_json::from_str(more).expect("JSON");
+    more.as_object().expect("an object").iter().for_each(|(key, value)| call[key] = value.clone());
+    format!("{call}\n")
+}
+
+/// A request that went well, one that Weft answered itself, one of another host, a connection; and that some were lost.
+pub(crate) fn calls() -> String {
+    let denied = r#"{"error": "denied", "rule": "deny web -> billing", "caller": "", "bytes_down": null, "tries": 2}"#;
+    let tcp = r#"{"protocol": "tcp", "service": "db", "instance": "db", "node": "db-01", "milliseconds": 60250.4, "bytes_up": 93}"#;
+    [
+        call("out", "GET", "/v1/users", 200, "{}"),
+        call("out", "POST", "/v1/\u{1b}[2J", 403, denied),
+        "\n{\"lost\":12}\n".to_owned(),
+        call("in", "GET", "/", 500, r#"{"protocol": "HTTP/2", "caller_node": "web-03"}"#),
+        call("out", "", "", 0, tcp),
+    ]
+    .concat()
+}
+
 /// The keyrings of three hosts, one of which does not answer, in the middle of a rotation.
 pub(crate) fn keyring_installing() -> String {
     let report = serde_json::json!({

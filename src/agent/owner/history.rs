@@ -4,6 +4,7 @@
 //! Costs nothing where nothing changes: every hook stands where a change has been found already.
 
 use std::collections::HashMap;
+use std::net::SocketAddr;
 use std::time::{Duration, SystemTime};
 
 use tokio::time::Instant;
@@ -61,15 +62,13 @@ impl Owner {
     }
 
     /// Membership has another word on a host.
-    pub(super) fn note_member(&mut self, node: NodeId, name: &NodeName, state: MemberState, address: impl ToString) {
+    pub(super) fn note_member(&mut self, node: NodeId, name: &NodeName, state: MemberState, address: SocketAddr) {
         if node == self.local {
             return;
         }
         let before = self.chronicle.members.get(&node).copied();
         let (what, words) = match (before, state) {
-            (None, MemberState::Alive | MemberState::Suspect) => {
-                ("joined", format!("joined, at {}", address.to_string()))
-            }
+            (None, MemberState::Alive | MemberState::Suspect) => ("joined", format!("joined, at {address}")),
             (Some(MemberState::Failed | MemberState::Left), MemberState::Alive) => {
                 ("returned", "is alive again".to_owned())
             }

@@ -248,13 +248,13 @@ impl Owner {
         self.started.elapsed()
     }
 
-    pub(super) fn on_proxy(&mut self, event: proxy::Event) {
+    pub(super) fn on_proxy(&mut self, event: &proxy::Event) {
         self.dirty |= match event {
-            proxy::Event::MeshUnreachable(node) => self.unreachable.insert(node),
-            proxy::Event::MeshReachable(node) => self.unreachable.remove(&node),
+            proxy::Event::MeshUnreachable(node) => self.unreachable.insert(*node),
+            proxy::Event::MeshReachable(node) => self.unreachable.remove(node),
             // What one host's calls meet is its own affair: it is told here, and nobody else.
             proxy::Event::Ejected { .. } | proxy::Event::Returned { .. } => {
-                self.note_ejection(&event);
+                self.note_ejection(event);
                 false
             }
         };

@@ -58,9 +58,10 @@ async fn a_host_joins_once_and_accusations_are_no_news() {
     use MemberState::{Alive, Failed, Left, Suspect, Unknown};
     let dir = enrolled();
     let mut bench = Bench::start(dir.path(), Vec::new());
+    let address = "10.0.0.2:7946".parse().unwrap();
     let mut change = |node: u8, name: &str, states: &[MemberState]| {
         let name = NodeName::parse(name).unwrap();
-        states.iter().for_each(|state| bench.owner.note_member(NodeId([node; 16]), &name, *state, "10.0.0.2:7946"));
+        states.iter().for_each(|state| bench.owner.note_member(NodeId([node; 16]), &name, *state, address));
     };
     change(2, "web-02", &[Alive, Suspect, Alive, Suspect, Failed, Failed, Alive, Left]);
     // What was over before this host came.
@@ -88,7 +89,7 @@ async fn what_several_workers_find_out_about_an_instance_is_one_ejection() {
     };
     let returned = || proxy::Event::Returned { node, service: service.clone(), instance: instance.clone() };
     for event in [ejected(30), ejected(31), returned(), returned(), ejected(90), ejected(150)] {
-        bench.owner.on_proxy(event);
+        bench.owner.on_proxy(&event);
     }
     bench.stop();
     let events: Vec<Event> = told(dir.path()).into_iter().filter(|event| event.service == "billing").collect();
