@@ -117,9 +117,13 @@ impl Stats {
 
     /// Nobody waited for its answer any longer: it takes at least so long.
     pub(super) fn given_up_after(&self, now: Duration, waited: Duration) {
-        if waited.as_secs_f64() * 1e6 > self.ewma.get().value_us(now) {
+        if self.is_slow_for(now, waited) {
             self.observe(now, waited);
         }
+    }
+
+    pub(super) fn is_slow_for(&self, now: Duration, waited: Duration) -> bool {
+        waited.as_secs_f64() * 1e6 > self.ewma.get().value_us(now)
     }
 
     fn change_ewma(&self, now: Duration, change: impl FnOnce(&mut PeakEwma)) {

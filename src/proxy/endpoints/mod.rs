@@ -281,6 +281,11 @@ impl Endpoints {
         endpoint.stats.given_up_after(self.started.elapsed(), waited);
     }
 
+    /// True if an instance has taken longer for a call than it takes on average.
+    pub(super) fn is_slow_for(&self, endpoint: &Endpoint, waited: Duration) -> bool {
+        endpoint.stats.is_slow_for(self.started.elapsed(), waited)
+    }
+
     fn eject(&self, endpoint: &Endpoint, now: Duration, why: &'static str) {
         let groups = self.groups.borrow();
         let Some(group) = groups.get(&endpoint.instance.service) else { return };
@@ -289,7 +294,9 @@ impl Endpoints {
             !Rc::ptr_eq(&each.stats, &endpoint.stats) && !matches!(each.stats.standing(now), Standing::In)
         };
         let out = group.members.iter().filter(is_out).count();
-        if !route::may_eject(group.members.len(), out, outlier) {
+        // Who fails on probation is out already.
+        let is_new = matches!(endpoint.stats.standing(now), Standing::In);
+        if is_new && !route::may_eject(group.members.len(), out, outlier) {
             debug!(instance = %endpoint.instance.id, "not ejected: too many are already");
             return;
         }

@@ -153,8 +153,16 @@ impl Call {
                 }
             }
             Err(Reason::Timeout) => {
-                on.overloaded();
-                endpoints.failed(endpoint, policy, Some(begun.elapsed()));
+                let waited = begun.elapsed();
+                let is_applications = self.plan.deadline.is_some_and(|deadline| deadline <= Instant::now());
+                // An application that gives an instance less than it always takes says nothing of it; else any program
+                // could have instances ejected for all others.
+                if is_applications && !endpoints.is_slow_for(endpoint, waited) {
+                    endpoints.given_up(endpoint, waited);
+                } else {
+                    on.overloaded();
+                    endpoints.failed(endpoint, policy, Some(waited));
+                }
             }
             Err(Reason::Overloaded) => {
                 on.overloaded();

@@ -191,6 +191,23 @@ fn a_try_that_takes_too_long_is_made_elsewhere_and_the_whole_ends_with_its_deadl
 }
 
 #[test]
+fn an_application_that_waits_for_nothing_has_nobody_ejected_and_no_limit_narrowed() {
+    run(async {
+        let backend = Backend::start(OK, 0).await;
+        let mesh = mesh(vec![instance("one", backend.port, None)]).await;
+        assert_eq!(mesh.successes(5).await, 5);
+        for _ in 0..20 {
+            let request = b"GET / HTTP/1.1\r\nHost: web\r\nx-weft-timeout-ms: 0\r\nConnection: close\r\n\r\n";
+            let answer = mesh.exchange(request).await;
+            assert!(answer.starts_with("HTTP/1.1 504 "), "{answer}");
+        }
+        let traffic = mesh.traffic.snapshot();
+        assert_eq!((traffic.ejections, traffic.pressures[0].limit), (0, Limits::default().service_concurrency));
+        assert_eq!(mesh.successes(5).await, 5);
+    });
+}
+
+#[test]
 fn a_service_is_told_how_long_it_has_and_which_try_it_is() {
     run(async {
         let (mut good, bad) = (Backend::start(OK, 0).await, Backend::start(BROKEN, 0).await);
