@@ -134,6 +134,7 @@ fn a_tap_shows_requests_and_connections_as_they_end_and_its_filters_hold() {
     b.service("cache", CACHE);
     let _web = parts::nginx_with(b, "web", "127.0.0.1:8081", "b", BROKEN);
     let _cache = parts::redis(b);
+    b.run("redis-cli", ["config", "set", "protected-mode", "no"]).expect("a Redis that answers others");
     fleet.mesh(&["a", "b"]);
     sees(a, "web", "passing");
     sees(a, "cache", "passing");

@@ -51,8 +51,7 @@ impl Owner {
     pub(super) fn begin_history(&mut self) {
         self.chronicle.has_begun = true;
         self.chronicle.members = self.swim.members().map(|member| (member.node, member.state)).collect();
-        let (version, start) = (env!("CARGO_PKG_VERSION"), self.own.version().epoch);
-        let words = format!("weft {version} started; it is start number {start} of this host");
+        let words = concat!("weft ", env!("CARGO_PKG_VERSION"), " started");
         self.out.history.note(Event::agent("started", &self.own_facts.name, words));
     }
 

@@ -40,14 +40,13 @@ async fn changes_are_told_once_and_a_start_brings_none_of_them_back() {
     deny(&mut bench, dir.path()).await;
     bench.stop();
     Bench::start(dir.path(), Vec::new()).stop();
-    let version = env!("CARGO_PKG_VERSION");
     let expected = [
-        &format!("weft {version} started; it is start number 1 of this host"),
+        concat!("weft ", env!("CARGO_PKG_VERSION"), " started"),
         "billing on web-01 is critical, was passing: http",
         "billing on web-01 is passing, was critical",
         "anna has decided: calls are, where no intention fits, deny",
         "weft stopped",
-        &format!("weft {version} started; it is start number 2 of this host"),
+        concat!("weft ", env!("CARGO_PKG_VERSION"), " started"),
         "weft stopped",
     ];
     assert_eq!(words(dir.path()), expected);
