@@ -108,7 +108,7 @@ pub(super) fn told(client: &Client, service: &ServiceName) -> Result<Told, CliEr
 pub(super) fn read(service: &ServiceName, document: &str) -> Result<Document, CliError> {
     Document::parse(document).map_err(|error| {
         let sentence = format!("what is stated of {service} cannot be read by this version of weft: {error}");
-        CliError::failed(sentence, format!("upgrade it, or begin anew: weft policy delete {service}"))
+        CliError::failed(sentence, format!("upgrade it, or go back to what was before: weft policy revert {service}"))
     })
 }
 

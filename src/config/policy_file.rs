@@ -149,10 +149,10 @@ fn read_entry(list: &str, node: Node, services: &mut BTreeMap<ServiceName, Said>
     let so_far = said.groups.get(list).and_then(|group| group.as_array()).map_or(0, Vec::len);
     let node = Node { place: node.place, value: Value::Table(fields) };
     let entry = said.keep(format!("{list}[{so_far}]"), node, errors);
-    match said.groups.entry(list).or_insert_with(|| serde_json::Value::Array(Vec::new())) {
-        serde_json::Value::Array(entries) => entries.push(entry),
-        // The service's own table has something else there, which is told.
-        _ => {}
+    let group = said.groups.entry(list).or_insert_with(|| serde_json::Value::Array(Vec::new()));
+    // Where the service's own table has something else there, that is told.
+    if let serde_json::Value::Array(entries) = group {
+        entries.push(entry);
     }
 }
 
@@ -228,8 +228,8 @@ mod tests {
     fn read(text: &str) -> Result<serde_json::Value, Vec<String>> {
         match PolicyFile::from_text(text, Path::new("p.toml")) {
             Ok(file) => {
-                Ok(file.0.into_iter().map(|(name, groups)| (name.to_string(), json!(groups))).collect::<Map<_, _>>())
-                    .map(serde_json::Value::Object)
+                let services = file.0.into_iter().map(|(name, groups)| (name.to_string(), json!(groups)));
+                Ok(services.collect())
             }
             Err(errors) => Err(errors.0.iter().map(ToString::to_string).collect()),
         }

@@ -91,9 +91,9 @@ fn raise() -> Option<(Fleet, PathBuf)> {
     for host in HOSTS {
         fleet[host].sees_passing("billing", &["a", "b"]);
     }
-    let (a, key) = (&fleet["a"], fleet["a"].folder().join("anna.pem"));
-    let data_dir = a.data_dir();
-    let made = ["ca", "operator", "anna", "--data-dir", text(&data_dir), "--out", text(&key)];
+    let a = &fleet["a"];
+    let (data, key) = (a.data_dir(), a.folder().join("anna.pem"));
+    let made = ["ca", "operator", "anna", "--data-dir", text(&data), "--out", text(&key)];
     a.run(WEFT, made).expect("weft ca operator");
     Some((fleet, key))
 }
