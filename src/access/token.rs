@@ -5,6 +5,7 @@
 //! own API. The agent looks at the file when a token is presented, and reads it again where it has changed: what was deleted
 //! opens nothing from then on.
 
+use std::fmt;
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
@@ -94,12 +95,17 @@ impl Token {
 }
 
 /// A token that was made, and its secret, which is kept nowhere.
-#[derive(Debug)]
 pub struct Created {
     /// To be shown once.
     pub secret: String,
     /// What is kept.
     pub token: Token,
+}
+
+impl fmt::Debug for Created {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Created").field("token", &self.token).finish_non_exhaustive()
+    }
 }
 
 #[derive(Debug, Default, Serialize, Deserialize)]
@@ -297,6 +303,7 @@ mod tests {
         let made = acl_create(dir.path(), "ci", Role::Operator, None).unwrap();
         assert!(made.secret.starts_with(PREFIX) && made.secret.len() == PREFIX.len() + 43, "{}", made.secret);
         assert_eq!(tokens.find(&made.secret), Ok(made.token.clone()));
+        assert!(!format!("{made:?}").contains(&made.secret), "{made:?}");
         for other in
             ["", PREFIX, &made.secret[1..], &format!("{} ", made.secret), &made.token.sha256, &"x".repeat(4096)]
         {

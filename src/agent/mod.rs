@@ -36,6 +36,8 @@ use rustls::pki_types::CertificateDer;
 use tokio::sync::{mpsc, watch};
 use tracing::{info, warn};
 
+pub use self::limits::hide_memory;
+
 use self::control::{Control, Inlets};
 use self::owner::{Beginning, Files, Outlets, Owner, Tally};
 use self::quarantine::Quarantine;

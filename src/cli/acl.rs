@@ -1,13 +1,14 @@
 //! `weft acl`: tokens of this host's API. They are made and deleted in the agent's files, which it reads again by itself.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::{Duration, UNIX_EPOCH};
 
 use clap::{Subcommand, ValueEnum};
 use serde::Serialize;
 
-use super::output::{CliError, EXIT_NOT_FOUND, EXIT_USAGE, Globals, Table, print, print_json, remark};
-use crate::access::{AclError, Entry, Role, ServiceGlob, Token, acl_create, acl_delete, acl_list, append};
+use super::audit::tell;
+use super::output::{CliError, EXIT_NOT_FOUND, EXIT_USAGE, Globals, Table, print, print_json};
+use crate::access::{AclError, Role, ServiceGlob, Token, acl_create, acl_delete, acl_list};
 
 /// Make, list and delete tokens of this host's API
 ///
@@ -129,23 +130,6 @@ pub(super) fn run(args: &Args, globals: &Globals) -> Result<(), CliError> {
         Verb::Create(args) => create(args, globals),
         Verb::List(home) => list(home, globals),
         Verb::Delete(args) => delete(args, globals),
-    }
-}
-
-/// Has a line in the audit log: the API was not asked. A log that takes none is told of, and stops nothing.
-fn tell(data_dir: &Path, verb: &str, subject: String) {
-    let entry = Entry {
-        via: "command".to_owned(),
-        uid: Some(rustix::process::getuid().as_raw()),
-        gid: Some(rustix::process::getgid().as_raw()),
-        program: std::env::var("SUDO_USER").ok().map(|user| format!("sudo by {user}")),
-        method: "weft".to_owned(),
-        path: verb.to_owned(),
-        subject,
-        ..Entry::default()
-    };
-    if let Err(error) = append(data_dir, entry) {
-        remark(&format!("remark: this is not in the audit log: {error}\n"));
     }
 }
 

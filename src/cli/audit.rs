@@ -1,10 +1,10 @@
 //! `weft audit`: what was changed by the API of this host, and what was refused.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use super::output::{CliError, Globals, Table, json_line, print, print_line, remark};
-use crate::access::{AUDIT_FILE, Entry, Outcome, read_audit};
+use crate::access::{AUDIT_FILE, Entry, Outcome, append, read_audit};
 
 /// Show who changed what by this host's API, and who was refused
 ///
@@ -55,6 +55,24 @@ fn outcome(entry: &Entry) -> String {
 
 fn is_after(entry: &Entry, start: SystemTime) -> bool {
     humantime::parse_rfc3339(&entry.time).is_ok_and(|at| at >= start)
+}
+
+/// What a verb did to the files of this host has a line in its audit log: the API was not asked. A log that takes none is told
+/// of, and stops nothing.
+pub(super) fn tell(data_dir: &Path, verb: &str, subject: String) {
+    let entry = Entry {
+        via: "command".to_owned(),
+        uid: Some(rustix::process::getuid().as_raw()),
+        gid: Some(rustix::process::getgid().as_raw()),
+        program: std::env::var("SUDO_USER").ok().map(|user| format!("sudo by {user}")),
+        method: "weft".to_owned(),
+        path: verb.to_owned(),
+        subject,
+        ..Entry::default()
+    };
+    if let Err(error) = append(data_dir, entry) {
+        remark(&format!("remark: this is not in the audit log: {error}\n"));
+    }
 }
 
 pub(super) fn run(args: &Args, globals: &Globals) -> Result<(), CliError> {

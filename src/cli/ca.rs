@@ -7,6 +7,7 @@ use std::time::{Duration, Instant, UNIX_EPOCH};
 use clap::Subcommand;
 use serde::Serialize;
 
+use super::audit::tell;
 use super::client::Client;
 use super::decide::{Decision, Key, POLICY, Signer, usage};
 use super::output::{CliError, Globals, Table, print, print_json, remark};
@@ -417,11 +418,12 @@ fn revoke(asked: &Revoke, globals: &Globals) -> Result<(), CliError> {
 fn make_operator(operator: &Operator, globals: &Globals) -> Result<(), CliError> {
     let summary = operator_create(&operator.data_dir, &operator.name, operator.ttl, &operator.out)
         .map_err(|error| CliError::failed(error.to_string(), ""))?;
+    let until = when(summary.not_after_unix_s);
+    tell(&operator.data_dir, "ca operator", format!("operator {} until {until}", summary.operator));
     if globals.json {
         return print_json(&summary);
     }
     let path = summary.path.display();
-    let until = humantime::format_rfc3339_seconds(UNIX_EPOCH + Duration::from_secs(summary.not_after_unix_s));
     print(&format_args!(
         "{path} holds the key of {} and a certificate until {until}\n\nNext:\n  give it to {} alone, and keep it at mode 0600\n  \
          weft intention list\n  weft intention deny SOURCE DESTINATION --operator {path}\n",
@@ -449,6 +451,8 @@ fn make(init: &Init, globals: &Globals) -> Result<(), CliError> {
     let options = CaOptions { node_ttl: init.node_ttl, given };
     let summary = ca_init(&init.data_dir, &init.cluster, &init.node, &options)
         .map_err(|error| CliError::failed(error.to_string(), ""))?;
+    let subject = format!("cluster {}, host {}, root {}", summary.cluster, summary.name, summary.root_sha256);
+    tell(&init.data_dir, "ca init", subject);
     if globals.json {
         return print_json(&summary);
     }

@@ -6,7 +6,10 @@ use std::path::{Path, PathBuf};
 
 use tracing::info;
 
+use zeroize::Zeroizing;
+
 use super::output::{CliError, EXIT_USAGE, Globals, print, print_json};
+use super::secret::Typed;
 use crate::config::Config;
 use crate::identity::{Enrolled, Enrolling, Identity, IdentityError, enroll};
 use crate::model::NodeName;
@@ -25,7 +28,7 @@ const CREDENTIAL_BYTES_MAX: u64 = 4096;
 pub(super) struct Args {
     /// What `weft token create` printed [default: systemd's credential weft.join-token]
     #[arg(long, value_name = "TOKEN", env = "WEFT_JOIN_TOKEN", hide_env_values = true)]
-    token: Option<String>,
+    token: Option<Typed>,
     /// This host's name, as `node.name` says it [default: the host name]
     #[arg(long, value_name = "NAME")]
     node: Option<NodeName>,
@@ -43,7 +46,7 @@ pub(super) fn run(args: &Args, globals: &Globals) -> Result<(), CliError> {
         None => host_name()?,
     };
     let token = match &args.token {
-        Some(token) => token.clone(),
+        Some(token) => Zeroizing::new(token.to_string()),
         None => credential()?.ok_or_else(|| {
             CliError::failed(
                 "no join token is given",
@@ -83,11 +86,11 @@ fn enroll_now(token: &str, data_dir: &Path, name: &NodeName, who: Enrolling) -> 
 }
 
 /// The join token that systemd hands to this process, if it does.
-fn credential() -> Result<Option<String>, CliError> {
+fn credential() -> Result<Option<Zeroizing<String>>, CliError> {
     std::env::var_os("CREDENTIALS_DIRECTORY").map_or(Ok(None), |directory| credential_in(Path::new(&directory)))
 }
 
-fn credential_in(directory: &Path) -> Result<Option<String>, CliError> {
+fn credential_in(directory: &Path) -> Result<Option<Zeroizing<String>>, CliError> {
     let path = directory.join(CREDENTIAL);
     let failed = |error: &dyn std::fmt::Display| {
         CliError::failed(
@@ -100,12 +103,12 @@ fn credential_in(directory: &Path) -> Result<Option<String>, CliError> {
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(failed(&error)),
     };
-    let mut text = String::new();
+    let mut text = Zeroizing::new(String::new());
     let bytes = file.take(CREDENTIAL_BYTES_MAX + 1).read_to_string(&mut text).map_err(|error| failed(&error))?;
     if bytes as u64 > CREDENTIAL_BYTES_MAX {
         return Err(failed(&"it is longer than a token"));
     }
-    Ok(Some(text.trim().to_owned()))
+    Ok(Some(Zeroizing::new(text.trim().to_owned())))
 }
 
 /// The host name up to its first dot, as `node.name` defaults to.
@@ -128,7 +131,7 @@ mod tests {
             credential_in(folder.path()).map_err(|error| error.message)
         };
         assert!(credential_in(folder.path()).unwrap().is_none(), "it is not there");
-        assert_eq!(of(b"weft1.abc\n").unwrap().as_deref(), Some("weft1.abc"));
+        assert_eq!(of(b"weft1.abc\n").unwrap().as_deref().map(String::as_str), Some("weft1.abc"));
         assert!(of(&[b'x'; 4097]).unwrap_err().contains("longer than a token"));
         assert!(of(b"\xff").unwrap_err().contains(CREDENTIAL));
     }

@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 
 use super::client::Client;
 use super::output::{CliError, EXIT_USAGE, Globals, Plain, Table, print, print_json, remark};
+use super::secret::Typed;
 use crate::identity::new_gossip_key;
 use crate::wire::keyring::Fingerprint;
 use crate::wire::seal::GossipKey;
@@ -57,7 +58,7 @@ struct Install {
     /// 32 bytes in base64, or - for standard input. On the command line every user of this host can see it (ps): prefer
     /// the others
     #[arg(value_name = "KEY")]
-    key: Option<String>,
+    key: Option<Typed>,
     /// Make a new key; it is shown nowhere
     #[arg(long)]
     generate: bool,
@@ -70,7 +71,7 @@ struct Install {
 struct Named {
     /// Its fingerprint, as `weft keyring list` shows it, or the key itself
     #[arg(value_name = "FINGERPRINT|KEY")]
-    key: String,
+    key: Typed,
     /// Go on even if a host that counts as a member does not answer, or lacks the key
     #[arg(long)]
     force: bool,
@@ -149,7 +150,7 @@ impl Install {
             return new_gossip_key().map_err(|error| CliError::failed(error.to_string(), ""));
         }
         match (&self.key, &self.file) {
-            (Some(text), _) if text == "-" => parse(&read(io::stdin().lock(), "standard input")?),
+            (Some(text), _) if &**text == "-" => parse(&read(io::stdin().lock(), "standard input")?),
             (Some(text), _) => {
                 remark(
                     "the key was on the command line, where every user of this host could see it; prefer - or --file\n",

@@ -35,6 +35,7 @@ mod reload;
 mod report;
 mod resolve;
 mod rotate;
+mod secret;
 mod services;
 mod shift;
 mod status;
@@ -124,6 +125,8 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
             return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(output::EXIT_USAGE));
         }
     };
+    // Whatever the verb is: many read keys of the root, of operators or of gossip.
+    crate::agent::hide_memory();
     match run(cli) {
         Ok(()) => ExitCode::from(EXIT_OK),
         Err(error) => {

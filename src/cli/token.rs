@@ -7,6 +7,7 @@ use std::time::Duration;
 use clap::Subcommand;
 use serde::Serialize;
 
+use super::audit::tell;
 use super::output::{CliError, EXIT_NOT_FOUND, Globals, Table, print, print_json};
 use crate::identity::{TokenInfo, token_create, token_list, token_revoke};
 use crate::model::NodeName;
@@ -94,6 +95,7 @@ fn revoke(args: &Revoke, globals: &Globals) -> Result<(), CliError> {
         let sentence = format!("there is no token {}", args.id);
         return Err(CliError::failed(sentence, "weft token list shows those of this issuer").exiting(EXIT_NOT_FOUND));
     }
+    tell(&args.data_dir, "token revoke", format!("join token {}", args.id));
     if globals.json {
         return print_json(&serde_json::json!({ "id": args.id, "revoked": true }));
     }
@@ -104,6 +106,9 @@ fn create(args: &Create, globals: &Globals) -> Result<(), CliError> {
     let services = if args.services.is_empty() { vec!["*".to_owned()] } else { args.services.clone() };
     let (token, info) = token_create(&args.data_dir, args.issuer, args.ttl, args.uses, services, args.node.clone())
         .map_err(|error| CliError::failed(error.to_string(), ""))?;
+    let only = info.node.as_ref().map(|node| format!(" as {node}")).unwrap_or_default();
+    let (services, uses) = (info.services.join(" "), info.uses_left);
+    tell(&args.data_dir, "token create", format!("join token {}, uses {uses}, services {services}{only}", info.id));
     if globals.json {
         return print_json(&Created { token, info });
     }

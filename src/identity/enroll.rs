@@ -27,7 +27,7 @@ use super::ca::{Authority, Subject, fingerprint, new_key};
 use super::certificate::unix_s;
 use super::exchange::{
     Blob, EnrollRequest, REPLY_BYTES_MAX, REQUEST_BYTES_MAX, RecoverRequest, RefusalCode, RenewRequest, Reply, Request,
-    channel_binding, proof_bytes, read_message, recovery_bytes, write_message,
+    Secret, channel_binding, proof_bytes, read_message, recovery_bytes, write_message,
 };
 use super::files::Home;
 use super::installed::{self, Parts, existing_record_key, root_store};
@@ -84,7 +84,7 @@ pub async fn enroll(token: &str, data_dir: &Path, name: &NodeName, who: Enrollin
     let binding = channel_binding(stream.get_ref().1)?;
     let request = Request::Enroll(EnrollRequest {
         token_id: Blob(token.id.to_vec()),
-        secret: Blob(token.secret.to_vec()),
+        secret: Secret::new(token.secret.to_vec()),
         name: name.clone(),
         csr: Blob(csr.der().to_vec()),
         record_key: Blob(record_key.public().to_vec()),
@@ -99,7 +99,8 @@ pub async fn enroll(token: &str, data_dir: &Path, name: &NodeName, who: Enrollin
     if roots.len() > ROOTS_MAX || !roots.iter().any(|root| fingerprint(root) == token.root_sha256) {
         return Err(bad_reply(issuer, "the pinned root is not in it, or there are too many"));
     }
-    let gossip_key = gossip_key.0.try_into().map_err(|_| bad_reply(issuer, "its gossip key is not 32 bytes"))?;
+    let gossip_key = <[u8; 32]>::try_from(gossip_key.0.as_slice())
+        .map_err(|_| bad_reply(issuer, "its gossip key is not 32 bytes"))?;
     let keyring = match keyring {
         Some(bytes) => Keyring::decode(&bytes.0).map_err(|error| bad_reply(issuer, &error.to_string()))?,
         None => Keyring::new(GossipKey(gossip_key)),

@@ -42,7 +42,7 @@ pub(super) struct EnrollRequest {
     /// Names the token.
     pub(super) token_id: Blob,
     /// Proves that the host has it.
-    pub(super) secret: Blob,
+    pub(super) secret: Secret,
     /// What the host is called.
     pub(super) name: NodeName,
     /// Certificate request, DER; only its key counts.
@@ -88,10 +88,10 @@ pub(super) enum Reply {
         /// DER; the pinned one is among them.
         roots: Vec<Blob>,
         /// 32 bytes: the keyring's primary.
-        gossip_key: Blob,
+        gossip_key: Secret,
         /// The whole keyring (`wire::keyring`). An older issuer has none, an older host does not read it.
         #[serde(default)]
-        keyring: Option<Blob>,
+        keyring: Option<Secret>,
     },
     /// Here is the next certificate.
     Renewed {
@@ -184,7 +184,7 @@ impl fmt::Display for RefusalCode {
     }
 }
 
-/// Bytes that travel as base64. Printed as their number: some are secrets.
+/// Bytes that travel as base64. Printed as their number.
 #[derive(Clone, PartialEq, Eq)]
 pub(super) struct Blob(pub(super) Vec<u8>);
 
@@ -204,6 +204,35 @@ impl<'de> Deserialize<'de> for Blob {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let text = String::deserialize(deserializer)?;
         data_encoding::BASE64.decode(text.as_bytes()).map(Blob).map_err(serde::de::Error::custom)
+    }
+}
+
+/// A [`Blob`] that is secret: it is wiped when it is let go of, its text too.
+#[derive(Clone, PartialEq, Eq)]
+pub(super) struct Secret(pub(super) Zeroizing<Vec<u8>>);
+
+impl Secret {
+    pub(super) fn new(bytes: Vec<u8>) -> Secret {
+        Secret(Zeroizing::new(bytes))
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} secret bytes", self.0.len())
+    }
+}
+
+impl Serialize for Secret {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&Zeroizing::new(data_encoding::BASE64.encode(&self.0)))
+    }
+}
+
+impl<'de> Deserialize<'de> for Secret {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = Zeroizing::new(String::deserialize(deserializer)?);
+        data_encoding::BASE64.decode(text.as_bytes()).map(Secret::new).map_err(serde::de::Error::custom)
     }
 }
 

@@ -16,7 +16,7 @@ use super::ca::{Authority, Subject};
 use super::certificate::unix_s;
 use super::exchange::{
     Blob, EnrollRequest, REPLY_BYTES_MAX, REQUEST_BYTES_MAX, RecoverRequest, RefusalCode, RenewRequest, Reply, Request,
-    channel_binding, proof_bytes, read_message, recovery_bytes, write_message,
+    Secret, channel_binding, proof_bytes, read_message, recovery_bytes, write_message,
 };
 use super::ledger::{Attempt, Ledger};
 use super::trust::ClusterTrust;
@@ -185,8 +185,8 @@ fn enroll(
     let reply = Reply::Enrolled {
         certificates: authority.issue(&subject, &key, now)?.into_iter().map(Blob).collect(),
         roots: identity.root_certificates.iter().map(|root| Blob(root.to_vec())).collect(),
-        gossip_key: Blob(keyring.primary_key().0.to_vec()),
-        keyring: keyring.encode().ok().map(Blob),
+        gossip_key: Secret::new(keyring.primary_key().0.to_vec()),
+        keyring: keyring.encode().ok().map(Secret::new),
     };
     Ok((reply, EnrollOutcome::Issued { node, name: name.clone(), renewed: false }))
 }

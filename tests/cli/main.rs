@@ -98,3 +98,35 @@ fn a_file_that_is_not_there_is_named() {
     assert!(!output.status.success());
     assert!(printed(&output).contains("/nonexistent/weft.toml"), "{}", printed(&output));
 }
+
+#[test]
+fn what_verbs_do_to_the_files_of_a_host_has_a_line_in_its_audit_log_and_no_secret_is_in_it() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = |name: &str| folder.path().join(name).to_str().expect("a path in UTF-8").to_owned();
+    let (data, key) = (path("data"), path("anna.pem"));
+    let done = |words: &[&str]| {
+        let output = weft(&[words, &["--data-dir", &data]].concat());
+        assert!(output.status.success(), "{words:?}: {}", printed(&output));
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    };
+    done(&["ca", "init", "--cluster", "prod", "--node", "web-01"]);
+    done(&["ca", "operator", "anna", "--out", &key]);
+    let create =
+        ["token", "create", "--issuer", "127.0.0.1:7947", "--uses", "3", "--service", "web-*", "--node", "web-02"];
+    let token = done(&create);
+    let listed = done(&["token", "list", "--json"]);
+    let listed: serde_json::Value = serde_json::from_str(&listed).expect("JSON");
+    let id = listed["tokens"][0]["id"].as_str().expect("an id").to_owned();
+    done(&["token", "revoke", &id]);
+    let log = done(&["audit", "--json"]);
+    let lines: Vec<serde_json::Value> = log.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
+    let told: Vec<_> = lines.iter().map(|line| line["path"].as_str().expect("a path")).collect();
+    assert_eq!(told, ["ca init", "ca operator", "token create", "token revoke"], "{log}");
+    for (line, part) in
+        lines.iter().zip(["cluster prod, host web-01", "operator anna", "uses 3, services web-* as web-02", &id])
+    {
+        assert!(line["subject"].as_str().is_some_and(|subject| subject.contains(part)), "{part} is missing in {line}");
+        assert_eq!((&line["via"], &line["method"]), (&"command".into(), &"weft".into()), "{line}");
+    }
+    assert!(!log.contains(token.trim()), "{log}");
+}

@@ -198,7 +198,6 @@ fn short(bytes: &[u8], at: usize) -> Result<u16, ReplyError> {
 #[cfg(test)]
 mod tests {
     use std::io::{Read as _, Write as _};
-    use std::os::unix::fs::MetadataExt as _;
     use std::time::Instant;
 
     use super::*;
@@ -307,7 +306,7 @@ mod tests {
     #[test]
     fn the_kernel_names_this_process_for_sockets_of_both_families_and_nobody_once_they_are_closed() {
         let diag = Diag::open().unwrap();
-        let uid = std::fs::metadata("/proc/self").unwrap().uid();
+        let uid = rustix::process::getuid().as_raw();
         for domain in [Domain::IPV4, Domain::IPV6] {
             let (listener, mut client, tuple) = connected(domain);
             let (mut accepted, _) = listener.accept().unwrap();

@@ -67,3 +67,22 @@ impl Attestor {
         Some(Program { uid, cgroup })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::net::{TcpListener, TcpStream};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn without_netlink_a_program_is_known_by_its_user_while_its_socket_is_open() {
+        let attestor = Attestor { diag: None, groups: Groups::find() };
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let (local, remote) = (client.local_addr().unwrap(), client.peer_addr().unwrap());
+        let uid = rustix::process::getuid().as_raw();
+        assert_eq!(attestor.program(local, remote).await, Some(Program { uid, cgroup: None }));
+        drop(client);
+        assert_eq!(attestor.program(local, remote).await, None);
+    }
+}

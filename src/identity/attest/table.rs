@@ -55,7 +55,6 @@ fn word(hex: &[u8]) -> Option<[u8; 4]> {
 #[cfg(test)]
 mod tests {
     use std::net::{TcpListener, TcpStream};
-    use std::os::unix::fs::MetadataExt as _;
 
     use super::*;
 
@@ -64,7 +63,7 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
         let tuple = Tuple { local: client.local_addr().unwrap(), remote: client.peer_addr().unwrap() };
-        let uid = std::fs::metadata("/proc/self").unwrap().uid();
+        let uid = rustix::process::getuid().as_raw();
         assert_eq!(find(tuple), Some(SocketOwner { uid, cgroup: None }));
         drop(client);
         assert_eq!(find(tuple), None);

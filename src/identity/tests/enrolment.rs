@@ -4,7 +4,7 @@ use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::time::SystemTime;
 
 use super::super::certificate::{NODE_LIFETIME, unix_s};
-use super::super::exchange::{Blob, Reply};
+use super::super::exchange::{Blob, Reply, Secret};
 use super::super::{renew, save_keyring, token_list};
 use super::*;
 use crate::model::NodeId;
@@ -183,7 +183,7 @@ fn an_issuer_without_keyrings_is_understood_and_a_host_without_them_understands(
         #[allow(dead_code, reason = "only that it can be read matters")]
         Enrolled { certificates: Vec<Blob>, roots: Vec<Blob>, gossip_key: Blob },
     }
-    let (key, keyring) = (Blob(vec![1; 32]), Some(Blob(vec![2; 100])));
+    let (key, keyring) = (Secret::new(vec![1; 32]), Some(Secret::new(vec![2; 100])));
     let newer = Reply::Enrolled { certificates: Vec::new(), roots: Vec::new(), gossip_key: key, keyring };
     assert!(serde_json::from_str::<Older>(&serde_json::to_string(&newer).unwrap()).is_ok());
 }

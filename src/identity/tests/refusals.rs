@@ -8,8 +8,8 @@ use tokio::io::{AsyncWriteExt as _, duplex};
 
 use super::super::ca::{Authority, Subject, new_key};
 use super::super::exchange::{
-    Blob, EnrollRequest, REQUEST_BYTES_MAX, RefusalCode, RenewRequest, Reply, Request, proof_bytes, read_message,
-    write_message,
+    Blob, EnrollRequest, REQUEST_BYTES_MAX, RefusalCode, RenewRequest, Reply, Request, Secret, proof_bytes,
+    read_message, write_message,
 };
 use super::super::issue::answer;
 use super::super::ledger::{Attempt, Ledger};
@@ -131,10 +131,11 @@ async fn an_enrolment_that_breaks_off_half_way_leaves_the_old_identity_in_force(
     let (dir, before) = issuer.member("web-01").await;
     let certificates = before.certificates.iter().cloned().map(Blob).collect();
     let roots = vec![Blob(issuer.identity.root_certificates[0].to_vec())];
-    let old_key = Reply::Enrolled { certificates, roots: roots.clone(), gossip_key: Blob(vec![0; 32]), keyring: None };
-    let nothing = Reply::Enrolled { certificates: vec![], roots, gossip_key: Blob(vec![0; 32]), keyring: None };
+    let old_key =
+        Reply::Enrolled { certificates, roots: roots.clone(), gossip_key: Secret::new(vec![0; 32]), keyring: None };
+    let nothing = Reply::Enrolled { certificates: vec![], roots, gossip_key: Secret::new(vec![0; 32]), keyring: None };
     let other_root =
-        Reply::Enrolled { certificates: vec![], roots: vec![], gossip_key: Blob(vec![0; 32]), keyring: None };
+        Reply::Enrolled { certificates: vec![], roots: vec![], gossip_key: Secret::new(vec![0; 32]), keyring: None };
     let renewed = Reply::Renewed { certificates: vec![] };
     for reply in [old_key, nothing, other_root, renewed] {
         let token = answering(&issuer, reply).await;
@@ -234,7 +235,7 @@ fn request(token: &JoinToken, time: SystemTime) -> EnrollRequest {
     let csr = CertificateParams::default().serialize_request(&tls_key).unwrap();
     EnrollRequest {
         token_id: Blob(token.id.to_vec()),
-        secret: Blob(token.secret.to_vec()),
+        secret: Secret::new(token.secret.to_vec()),
         name: name("web-01"),
         proof: Blob(key.sign(&proof_bytes(&[5; 32], csr.der())).to_vec()),
         csr: Blob(csr.der().to_vec()),
@@ -335,7 +336,7 @@ proptest! {
             asked.time_unix_s = time_unix_s;
         }
         if !known_token {
-            asked.secret = Blob(secret.clone());
+            asked.secret = Secret::new(secret.clone());
         }
         let (reply, _) = answer(dir.path(), &ClusterTrust::default(), Some(Request::Enroll(asked)), None, &[5; 32], now);
         let is_refused = matches!(reply, Reply::Refused { .. });

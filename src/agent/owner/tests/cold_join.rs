@@ -60,8 +60,11 @@ fn records_of(identity: &Identity) -> Vec<Record> {
     records
 }
 
-/// Fifty thousand records, in the pieces that a pull brings. How long it takes is printed and not asserted: 5 s are wanted of a
-/// release build on two cores; 50 µs a record are Ed25519, side by side.
+/// Three times the 5 s that are wanted on two cores: this is a debug build, on a machine that does much else. 50 µs a record are
+/// Ed25519, side by side.
+const TAKEN_MAX: Duration = Duration::from_secs(15);
+
+/// Fifty thousand records, in the pieces that a pull brings.
 #[tokio::test]
 async fn fifty_thousand_records_are_taken_and_verified() {
     let dir = enrolled();
@@ -78,7 +81,9 @@ async fn fifty_thousand_records_are_taken_and_verified() {
     }
     bench.owner.on_pulled(now, from, Vec::new(), true);
     bench.turn();
-    println!("{} records of {ORIGINS} hosts were taken in {:?}", records.len(), begun.elapsed());
+    let took = begun.elapsed();
+    println!("{} records of {ORIGINS} hosts were taken in {took:?}", records.len());
+    assert!(took < TAKEN_MAX, "{took:?}");
     assert_eq!(bench.owner.instances.len(), ORIGINS * SERVICES);
     assert_eq!(bench.owner.facts.len(), ORIGINS + 1, "and this host");
     bench.stop();
