@@ -225,9 +225,9 @@ fn what_a_revoked_issuer_has_issued_is_cut_off_with_it_and_is_back_when_it_is_en
 
 #[test]
 fn the_root_is_replaced_under_steady_calls() {
-    let hosts = ["a", "b", "c", "d"];
+    let hosts = ["a", "b", "c", "d", "e"];
     let Some(fleet) = Fleet::raise(&hosts) else { return };
-    let meshed = ["a", "b", "c"];
+    let meshed = ["a", "b", "c", "e"];
     for name in ["a", "b"] {
         fleet[name].service("web", WEB);
     }
@@ -251,7 +251,7 @@ fn the_root_is_replaced_under_steady_calls() {
     let new = told["root_sha256"].clone();
     let between = status(a);
     let words = |root: &Value| (root["sha256"].clone(), root["in_use"].clone(), root["hosts"].clone());
-    assert_eq!(words(&between["roots"][0]), (before["roots"][0]["sha256"].clone(), json!(true), json!(3)));
+    assert_eq!(words(&between["roots"][0]), (before["roots"][0]["sha256"].clone(), json!(true), json!(4)));
     assert_eq!(words(&between["roots"][1]), (new.clone(), json!(false), json!(0)));
     let early = authority(a, &["ca", "rotate", "finish"]);
     assert!(!early.ok && early.stderr.contains("rotate switch"), "{}", early.stderr);
@@ -267,9 +267,21 @@ fn the_root_is_replaced_under_steady_calls() {
     fleet["b"].start_agent();
     fleet.all_alive(&meshed);
 
+    // A host that hears of it and cannot renew: no record of its certificate may be left without a root.
+    let e = &fleet["e"];
+    let rules = "add table inet away; add chain inet away out { type filter hook output priority 0; }; \
+                 add rule inet away out tcp dport 7947 drop";
+    e.run("nft", [rules]).expect("a rule that keeps e from every issuer");
+    let late = authority(a, &["ca", "rotate", "switch", "--wait", "10s"]);
+    assert!(!late.ok && late.stderr.contains('e'), "{}", late.stderr);
+    let early = authority(a, &["ca", "rotate", "finish"]);
+    println!("switch: {}\nfinish: {}", late.stderr, early.stderr);
+    assert!(!early.ok && early.stderr.contains("e (alive)"), "{}", early.stderr);
+    assert_eq!(status(a)["roots"].as_array().map(Vec::len), Some(2), "both roots count still");
+    e.run("nft", ["delete table inet away"]).expect("the rule gone");
     authority(a, &["ca", "rotate", "switch"]).expect("weft ca rotate switch");
     let switched = status(a);
-    assert_eq!(words(&switched["roots"][0]), (new, json!(true), json!(3)));
+    assert_eq!(words(&switched["roots"][0]), (new, json!(true), json!(4)));
     authority(a, &["ca", "rotate", "finish"]).expect("weft ca rotate finish");
     for host in meshed {
         wait_for(&format!("{host} believes the new root alone"), PATIENCE, || {

@@ -30,8 +30,8 @@ struct Thief {
     /// The newest signed word of each host that was heard.
     held: BTreeMap<NodeId, Claim>,
     hosts: Vec<SocketAddr>,
-    /// With which he speaks in others' names.
-    borrowed: BTreeMap<NodeId, Sealer>,
+    /// With which he speaks in others' names, in each start of theirs.
+    borrowed: BTreeMap<(NodeId, u64), Sealer>,
     forged: u64,
 }
 
@@ -187,7 +187,8 @@ impl Thief {
                 let record = Record::sign(&header, b"trojan", |_| [7; 64]).expect("a record");
                 let message = Datagram::Catalog(CatalogMessage::Delta(vec![record])).encode().expect("it fits");
                 let (key, cluster) = (&self.key, &self.cluster);
-                let sealer = self.borrowed.entry(teller).or_insert_with(|| Sealer::new(key, cluster, teller, epoch));
+                let sealer =
+                    self.borrowed.entry((teller, epoch)).or_insert_with(|| Sealer::new(key, cluster, teller, epoch));
                 let packet = sealer.seal(&message).expect("it fits");
                 self.send_all(&packet);
             }
