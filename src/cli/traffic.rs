@@ -153,29 +153,36 @@ impl Form {
         };
         self.decision.bring(client, Signer::Operator(operator), change)?;
         let number = self.decision.lamport();
-        self.wait(client, service, number)?;
+        wait(client, service, number, document)?;
         Ok(number)
     }
+}
 
-    fn wait(&self, client: &Client, service: &ServiceName, number: u64) -> Result<(), CliError> {
-        let begun = Instant::now();
-        loop {
-            let told = told(client, service)?;
-            if told.number >= number && told.in_force {
-                return Ok(());
-            }
-            if told.number == number && told.stated.is_some() {
-                // It has been taken in; what it could not do it never will.
-                let why = told.not_understood.unwrap_or_else(|| "its trial is not understood".to_owned());
-                let sentence = format!("{service} is stated, but this host's agent does not understand it: {why}");
-                return Err(CliError::failed(sentence, "upgrade the agent; what it understood last stays in force"));
-            }
-            if begun.elapsed() > IN_FORCE_MAX {
-                let sentence = format!("{service} is stated, but is not in force on this host yet");
-                return Err(CliError::failed(sentence, "look again: weft policy list"));
-            }
-            std::thread::sleep(IN_FORCE_INTERVAL);
+/// Waits until the statement is in force on the agent's host, or something later is.
+fn wait(client: &Client, service: &ServiceName, number: u64, document: Option<&Document>) -> Result<(), CliError> {
+    let begun = Instant::now();
+    loop {
+        let told = told(client, service)?;
+        let holds = told.stated.as_ref().map(|stated| stated.document.as_str());
+        if told.number == number && holds != document.map(Document::text).as_deref() {
+            let sentence =
+                format!("{} stated something else of {service} at the same time, which holds", told.operator);
+            return Err(CliError::failed(sentence, "look at it (weft policy show), and state yours anew"));
         }
+        if told.number >= number && told.in_force {
+            return Ok(());
+        }
+        if told.number == number && told.stated.is_some() {
+            // It has been taken in; what it could not do it never will.
+            let why = told.not_understood.unwrap_or_else(|| "its trial is not understood".to_owned());
+            let sentence = format!("{service} is stated, but this host's agent does not understand it: {why}");
+            return Err(CliError::failed(sentence, "upgrade the agent; what it understood last stays in force"));
+        }
+        if begun.elapsed() > IN_FORCE_MAX {
+            let sentence = format!("{service} is stated, but is not in force on this host yet");
+            return Err(CliError::failed(sentence, "look again: weft policy list"));
+        }
+        std::thread::sleep(IN_FORCE_INTERVAL);
     }
 }
 

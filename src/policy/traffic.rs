@@ -159,7 +159,7 @@ impl TrafficShelves {
         why.filter(|_| !was_told).map(|why| NotUnderstood { service: service.clone(), operator, why })
     }
 
-    /// When the next trial ends that is applied here.
+    /// When the next trial ends, of this zone or another.
     pub fn ends_unix_s(&self) -> Option<u64> {
         self.on_trial().filter_map(|(_, shelf)| shelf.trial()).min()
     }
@@ -171,11 +171,11 @@ impl TrafficShelves {
     }
 
     fn on_trial(&self) -> impl Iterator<Item = (&ServiceName, &Shelf)> {
-        let applied = |shelf: &Shelf| {
+        let is_on = |shelf: &Shelf| {
             let trial = shelf.account.as_ref().and_then(|account| account.trial);
-            matches!(trial, Some(TrialHere::Applied | TrialHere::NotUnderstood))
+            trial.is_some_and(|trial| trial != TrialHere::Ended)
         };
-        self.shelves.iter().filter(move |(_, shelf)| applied(shelf))
+        self.shelves.iter().filter(move |(_, shelf)| is_on(shelf))
     }
 
     /// What holds on this host.

@@ -126,7 +126,8 @@ fn what_is_stated_on_one_host_is_in_force_on_all_and_every_way_back_works() {
     for part in ["request = \"2s\"", "weight = 10", "weight = 90", "platform = \"vm\"", "number 2, by anna"] {
         assert!(shown.contains(part), "{part} is missing in:\n{shown}");
     }
-    let nowhere = weft(a, &["shift", "billing", "--to", "tag=v9", "--percent", "5", "--operator", text(&key)]);
+    let to_nobody = ["shift", "billing", "--to", "tag=v9", "--from", "platform=vm", "--percent", "5"];
+    let nowhere = weft(a, &[&to_nobody[..], &["--operator", text(&key)]].concat());
     assert!(!nowhere.ok && nowhere.stderr.contains("nowhere to go"), "{}", nowhere.stderr);
     // What is shown is a file, and applying it is no change.
     let same = file(b, "same.toml", &shown);
@@ -134,6 +135,8 @@ fn what_is_stated_on_one_host_is_in_force_on_all_and_every_way_back_works() {
     // Groups that a file does not name stay: the split outlives the file's next version.
     let wanted = file(c, "billing.toml", "[service.billing]\ntimeouts = { request = \"3s\" }\nretries = {}\n");
     sign(c, &key, &["apply", "-f", text(&wanted)]);
+    // Stated where 3 is not known yet, 4 would be another 3.
+    in_force(&fleet, 3, Instant::now());
     sign(b, &key, &["shift", "billing", "--to", "platform=kubernetes", "--percent", "100"]);
     in_force(&fleet, 4, Instant::now());
     let document = r#"{"split":[{"platform":"kubernetes","weight":100},{"platform":"vm","weight":0}],"timeouts":{"request":"3s"}}"#;

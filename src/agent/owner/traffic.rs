@@ -99,7 +99,7 @@ impl Owner {
             _ => Vec::new(),
         };
         for service in &over {
-            info!(%service, "the trial of a traffic policy is over: what holds elsewhere holds here again");
+            info!(%service, "the trial of a traffic policy is over: the same holds in every zone");
         }
         if !over.is_empty() {
             self.settle_traffic(&over);

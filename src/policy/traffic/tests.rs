@@ -130,7 +130,7 @@ fn a_trial_holds_in_its_zone_until_its_time_is_over() {
     elsewhere.take(&trial);
     assert_eq!((here.retries(), here.account().trial), (9, Some(TrialHere::Applied)));
     assert_eq!((elsewhere.retries(), elsewhere.account().trial), (3, Some(TrialHere::Elsewhere)));
-    assert_eq!((here.shelves.ends_unix_s(), elsewhere.shelves.ends_unix_s()), (Some(1600), None));
+    assert_eq!((here.shelves.ends_unix_s(), elsewhere.shelves.ends_unix_s()), (Some(1600), Some(1600)));
 
     here.now_unix_s = 1599;
     assert!(here.shelves.over(here.now_unix_s).is_empty());
@@ -138,6 +138,9 @@ fn a_trial_holds_in_its_zone_until_its_time_is_over() {
     assert_eq!(here.shelves.over(here.now_unix_s), [billing()]);
     here.settle();
     assert_eq!((here.retries(), here.account().trial), (3, Some(TrialHere::Ended)));
+    elsewhere.now_unix_s = 1600;
+    elsewhere.settle();
+    assert_eq!((elsewhere.retries(), elsewhere.account().trial), (3, Some(TrialHere::Ended)));
     assert_eq!(here.shelves.ends_unix_s(), None);
 }
 
