@@ -342,7 +342,7 @@ fn an_enrolled_host_that_lies_is_refused_by_every_other_and_named() {
         println!("{seer} refused {refused:?}");
         assert!(refused.iter().all(|(_, count)| *count > 0.0), "{seer}: {refused:?}");
         let log = host.agent_log_text();
-        for told in ["claims that this host makes", "records that this host passes on"] {
+        for told in ["claims that this host makes", "records that this host sends"] {
             let named =
                 log.lines().any(|line| line.contains(told) && line.contains(&insider) && line.contains("name=\"x\""));
             assert!(named, "{seer} does not name the insider: {told}");
