@@ -1,5 +1,6 @@
 //! Line plots as SVG, without any library: a light ground, one colour and one mark a series, a name at each line's end, axes
-//! with units, logarithmic where values span decades.
+//! with units, logarithmic where values span decades, a shade behind a time in which something was done. The examples that
+//! make pages of measurements take it in by its path.
 
 use std::fmt::Write as _;
 
@@ -32,6 +33,8 @@ pub(crate) struct Plot {
     pub(crate) series: Vec<Series>,
     /// Horizontal lines: what is to be reached.
     pub(crate) limits: Vec<(f64, String)>,
+    /// From, to, and what happened meanwhile.
+    pub(crate) spans: Vec<(f64, f64, String)>,
     /// A mark at every point, or none for curves.
     pub(crate) marks: bool,
 }
@@ -101,9 +104,25 @@ impl Axis {
     }
 }
 
+/// 12345.6 as 12,346; small fractions keep a digit.
+pub(crate) fn grouped(value: f64) -> String {
+    if value > 0.0 && value < 10.0 && value.fract() > 0.05 {
+        return format!("{value:.1}");
+    }
+    let digits = format!("{value:.0}");
+    let mut text = String::new();
+    for (index, digit) in digits.chars().enumerate() {
+        if index > 0 && (digits.len() - index).is_multiple_of(3) {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    text
+}
+
 fn label(value: f64) -> String {
     if value >= 10.0 || value == 0.0 {
-        return crate::figures::grouped(value);
+        return grouped(value);
     }
     let text = format!("{value:.3}");
     text.trim_end_matches('0').trim_end_matches('.').to_owned()
@@ -140,10 +159,27 @@ impl Plot {
              <text x=\"{LEFT}\" y=\"28\" {FONT} font-size=\"16\" font-weight=\"600\">{title}</text>\n",
             title = escape(&self.title)
         );
+        self.shades(&mut svg, &x);
         self.axes(&mut svg, &x, &y);
         self.lines(&mut svg, &x, &y);
         svg.push_str("</svg>\n");
         Some(svg)
+    }
+
+    fn shades(&self, svg: &mut String, x: &Axis) {
+        for (from, to, name) in &self.spans {
+            let (from, to) = (x.place(*from), x.place(*to));
+            let _ = writeln!(
+                svg,
+                "<rect x=\"{from:.1}\" y=\"{TOP}\" width=\"{:.1}\" height=\"{:.1}\" fill=\"#f3ead8\"/>\n<text \
+                 x=\"{:.1}\" y=\"{:.1}\" {FONT} font-size=\"12\">{}</text>",
+                to - from,
+                HEIGHT - BOTTOM - TOP,
+                from + 5.0,
+                TOP + 14.0,
+                escape(name)
+            );
+        }
     }
 
     fn axes(&self, svg: &mut String, x: &Axis, y: &Axis) {
