@@ -12,6 +12,8 @@ const TOP: f64 = 54.0;
 const BOTTOM: f64 = 62.0;
 /// Told apart by people who do not see all colours (Okabe and Ito).
 const COLOURS: [&str; 4] = ["#0072b2", "#d55e00", "#6b6b6b", "#009e73"];
+/// Between the names of two lines.
+const NAME_HEIGHT: f64 = 15.0;
 const FONT: &str = "font-family=\"system-ui, sans-serif\" fill=\"#333\"";
 
 /// How an axis runs.
@@ -234,13 +236,23 @@ impl Plot {
                 escape(name)
             );
         }
-        // Names stand at the ends of their lines, but never on each other.
+        // Names stand at the ends of their lines, but never on each other, nor on the axis.
         let end = |series: &Series| series.points.last().map_or(0.0, |point| y.place(point.1));
         let mut order: Vec<usize> =
             (0..self.series.len()).filter(|index| !self.series[*index].points.is_empty()).collect();
         order.sort_by(|a, b| end(&self.series[*a]).total_cmp(&end(&self.series[*b])));
+        let mut places = vec![0.0; order.len()];
         let mut free = TOP - 10.0;
-        for index in order {
+        for (place, index) in places.iter_mut().zip(&order) {
+            *place = (end(&self.series[*index]) + 4.0).max(free + NAME_HEIGHT);
+            free = *place;
+        }
+        let mut below = HEIGHT - BOTTOM + 4.0;
+        for place in places.iter_mut().rev() {
+            *place = place.min(below);
+            below = *place - NAME_HEIGHT;
+        }
+        for (index, at) in order.into_iter().zip(places) {
             let (series, colour) = (&self.series[index], COLOURS[index % COLOURS.len()]);
             let path: Vec<String> =
                 series.points.iter().map(|(at, value)| format!("{:.1},{:.1}", x.place(*at), y.place(*value))).collect();
@@ -255,8 +267,6 @@ impl Plot {
                     .iter()
                     .for_each(|(at, value)| svg.push_str(&mark(index, x.place(*at), y.place(*value), colour)));
             }
-            let at = (end(series) + 4.0).max(free + 15.0);
-            free = at;
             let from = series.points.last().map_or(0.0, |point| x.place(point.0));
             let _ = writeln!(
                 svg,

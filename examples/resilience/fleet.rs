@@ -5,12 +5,12 @@ use std::fs;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 
 use crate::ask::{ask, resolve};
-use crate::process::{Done, Process, run, wait_for};
+use crate::process::{Process, run, wait_for};
 
 /// From the start of an agent to all that is waited for of it.
 const READY_DEADLINE: Duration = Duration::from_secs(30);
@@ -46,14 +46,13 @@ struct Host {
 /// Agents that run until this is dropped.
 pub(crate) struct Fleet {
     weft: PathBuf,
-    folder: PathBuf,
     hosts: Vec<Host>,
 }
 
 impl Fleet {
     /// Starts the agents; returns when each sees every instance.
     pub(crate) fn raise(weft: &Path, folder: &Path, plans: &[Plan]) -> Fleet {
-        let mut fleet = Fleet { weft: weft.to_owned(), folder: folder.to_owned(), hosts: Vec::new() };
+        let mut fleet = Fleet { weft: weft.to_owned(), hosts: Vec::new() };
         for (plan, number) in plans.iter().zip(1_u8..) {
             fleet.hosts.push(Host::prepare(plan, number, folder));
         }
@@ -80,18 +79,13 @@ impl Fleet {
         fleet
     }
 
-    /// Waits until the first host sees this many instances pass.
-    pub(crate) fn await_passing(&self, service: &str, count: usize) {
-        await_passing(&self.hosts[0], service, count);
-    }
-
     fn host(&self, name: &str) -> &Host {
         self.hosts.iter().find(|host| host.name == name).expect("a host of this fleet")
     }
 
-    /// The first host's API.
-    fn api(&self) -> SocketAddr {
-        (self.hosts[0].address, API_PORT).into()
+    /// A host's own.
+    pub(crate) fn address(&self, host: &str) -> Ipv4Addr {
+        self.host(host).address
     }
 
     /// Where the first host's programs call a service.
@@ -107,13 +101,29 @@ impl Fleet {
     }
 
     /// Runs a verb, which must succeed.
-    pub(crate) fn weft(&self, arguments: &[&str]) -> String {
-        self.try_weft(arguments).expect(&format!("weft {}", arguments.join(" ")))
+    fn weft(&self, arguments: &[&str]) -> String {
+        run(Command::new(&self.weft).args(arguments)).expect(&format!("weft {}", arguments.join(" ")))
     }
 
-    /// Runs a verb against the first host's agent.
-    pub(crate) fn try_weft(&self, arguments: &[&str]) -> Done {
-        run(Command::new(&self.weft).args(arguments).env("WEFT_API", self.api().to_string()))
+    /// Somebody who may decide for all, at the first host.
+    pub(crate) fn operator(&self) -> Operator {
+        let host = &self.hosts[0];
+        let key = host.folder.join("operator.pem");
+        if !key.exists() {
+            let (data, out) = (text(&host.data_dir()), text(&key));
+            self.weft(&["ca", "operator", "anna", "--data-dir", &data, "--out", &out]);
+        }
+        Operator { weft: self.weft.clone(), socket: host.folder.join("weft.sock"), key, folder: host.folder.clone() }
+    }
+
+    /// `weft apply` of this file; how long it took.
+    pub(crate) fn apply(&self, policy: &str, more: &[&str]) -> Duration {
+        self.operator().apply(policy, more)
+    }
+
+    /// `weft shift SERVICE --to SUBSET --percent PERCENT`; how long it took.
+    pub(crate) fn shift(&self, service: &str, to: &str, percent: u32) -> Duration {
+        self.operator().weft(&["shift", service, "--to", to, "--percent", &percent.to_string()])
     }
 
     /// Starts an agent; returns when it answers.
@@ -149,14 +159,32 @@ impl Fleet {
     pub(crate) fn write_services(&self, plan: &Plan) {
         self.host(plan.name).write_services(&plan.instances);
     }
+}
 
-    pub(crate) fn folder(&self) -> &Path {
-        &self.folder
+/// A person with a key.
+pub(crate) struct Operator {
+    weft: PathBuf,
+    socket: PathBuf,
+    key: PathBuf,
+    folder: PathBuf,
+}
+
+impl Operator {
+    /// `weft apply` of this file; how long it took.
+    pub(crate) fn apply(&self, policy: &str, more: &[&str]) -> Duration {
+        let file = self.folder.join("policy.toml");
+        fs::write(&file, policy).expect("policy.toml");
+        let mut arguments = vec!["apply", "-f", file.to_str().expect("a path in UTF-8")];
+        arguments.extend(more);
+        self.weft(&arguments)
     }
 
-    /// What the first host's agent counts.
-    pub(crate) fn metrics(&self) -> String {
-        ask(self.api(), "/metrics").expect("the agent's metrics")
+    fn weft(&self, arguments: &[&str]) -> Duration {
+        let begun = Instant::now();
+        let mut command = Command::new(&self.weft);
+        command.args(arguments).env("WEFT_API", &self.socket).env("WEFT_OPERATOR", &self.key);
+        run(&mut command).expect(&format!("weft {}", arguments.join(" ")));
+        begun.elapsed()
     }
 }
 

@@ -98,9 +98,11 @@ impl Report {
         timed.filter(move |(at, _)| *at >= from && *at < to)
     }
 
-    /// A point for each slice.
+    /// A point for each slice, at its middle.
     pub(crate) fn curve(&self, value: impl Fn(&Slice) -> Option<f64>) -> Vec<(f64, f64)> {
-        self.within(0.0, f64::INFINITY).filter_map(|(at, slice)| value(slice).map(|value| (at, value))).collect()
+        let middle = 0.5 / f64::from(self.slices_per_second);
+        let point = |(at, slice): (f64, &Slice)| value(slice).map(|value| (at + middle, value));
+        self.within(0.0, f64::INFINITY).filter_map(point).collect()
     }
 }
 

@@ -17,13 +17,17 @@ mod process;
 mod ask;
 mod backend;
 mod chain;
+mod churn;
+mod failing;
 mod figures;
 mod fleet;
 mod histogram;
 mod load;
+mod overload;
 mod peers;
 mod publish;
 mod slow_backend;
+mod split;
 mod stage;
 mod zone;
 
@@ -50,7 +54,15 @@ macro_rules! experiment {
     };
 }
 
-const EXPERIMENTS: &[Experiment] = &[experiment!(slow_backend), experiment!(chain), experiment!(zone)];
+const EXPERIMENTS: &[Experiment] = &[
+    experiment!(slow_backend),
+    experiment!(failing),
+    experiment!(overload),
+    experiment!(chain),
+    experiment!(zone),
+    experiment!(split),
+    experiment!(churn),
+];
 
 /// Experiments with services that fail, behind Weft and behind HAProxy.
 #[derive(Debug, Parser)]

@@ -9,9 +9,12 @@ use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
+use rustix::process::Signal;
+
 use crate::process::{Process, run, wait_for};
 
 const LISTEN_DEADLINE: Duration = Duration::from_secs(10);
+const STOP_DEADLINE: Duration = Duration::from_secs(10);
 /// The first listener's port; the others follow.
 const PORT: u16 = 18_000;
 
@@ -37,7 +40,7 @@ impl Listener {
 
 /// A process that runs until this is dropped.
 pub(crate) struct HaProxy {
-    _process: Process,
+    process: Process,
     listeners: usize,
 }
 
@@ -61,11 +64,11 @@ impl HaProxy {
         }
         let file = folder.join("haproxy.cfg");
         std::fs::write(&file, config).expect("haproxy.cfg");
-        // In the foreground (-db), one process, so that its id is the child's.
+        // As its unit has it: a master, which is told to reload, and a worker. Both end with this program's namespace.
         let mut command = Command::new("haproxy");
-        command.args(["-db", "-f"]).arg(&file);
+        command.args(["-W", "-db", "-f"]).arg(&file);
         let process = Process::start("HAProxy", &mut command, &folder.join("haproxy.log"));
-        let haproxy = HaProxy { _process: process, listeners: listeners.len() };
+        let haproxy = HaProxy { process, listeners: listeners.len() };
         for index in 0..listeners.len() {
             wait_for("HAProxy listens", LISTEN_DEADLINE, || {
                 TcpStream::connect(haproxy.address(index)).map(drop).map_err(|error| error.to_string())
@@ -74,11 +77,25 @@ impl HaProxy {
         haproxy
     }
 
+    /// SIGUSR2 to the master: a new worker takes over, the old one ends what it has.
+    pub(crate) fn reload(&mut self) {
+        self.process.signal(Signal::USR2);
+    }
+
     /// Where the listener of this place in the list is.
     pub(crate) fn address(&self, index: usize) -> SocketAddr {
         assert!(index < self.listeners, "no listener {index}");
         let port = (PORT..).nth(index).expect("a port");
         (Ipv4Addr::LOCALHOST, port).into()
+    }
+}
+
+impl Drop for HaProxy {
+    fn drop(&mut self) {
+        // The master ends its workers when it is asked to, not when it is killed.
+        if !std::thread::panicking() {
+            self.process.stop(STOP_DEADLINE);
+        }
     }
 }
 

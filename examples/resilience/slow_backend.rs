@@ -111,7 +111,7 @@ pub(crate) fn plots(figures: &[Figure]) -> Vec<(&'static str, Plot)> {
     let latency = Plot {
         title: "One of eleven backends turns slow: latency of the calls answered in time".into(),
         x: ("seconds", Scale::Linear),
-        y: ("milliseconds, 99th percentile of each second", Scale::Linear),
+        y: ("milliseconds, 99th percentile of each second", Scale::Logarithmic),
         series: series(figures, NAME, "", P99),
         limits: Vec::new(),
         spans: spans(figures, NAME, ""),

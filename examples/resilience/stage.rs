@@ -8,7 +8,7 @@ use std::process::Command;
 use rustix::process::{Resource, Rlimit, geteuid, getrlimit, setrlimit};
 use tempfile::TempDir;
 
-use crate::process::must;
+use crate::process::{must, run};
 
 /// Set inside.
 const INSIDE: &str = "WEFT_RESILIENCE_INSIDE";
@@ -57,6 +57,15 @@ impl Stage {
 
     pub(crate) fn folder(&self) -> &Path {
         self.folder.path()
+    }
+
+    /// True if the agent knows policies about traffic; if not it is said that something is left out.
+    pub(crate) fn has_policies(&self) -> bool {
+        let knows = run(Command::new(&self.weft).args(["apply", "--help"])).ok;
+        if !knows {
+            eprintln!("left out: what needs `weft apply`, which this agent does not have");
+        }
+        knows
     }
 
     /// How long the experiment runs, if nothing else was asked for.

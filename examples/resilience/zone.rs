@@ -1,5 +1,5 @@
-//! All instances in the caller's zone die at once, and come back; then their host dies with its agent, and comes back.
-//! Calls must spill to the other zones within 2 s, come home, and not swing between.
+//! All instances in the caller's zone die at once, and come back; then their host vanishes with its agent, without a packet
+//! more, and comes back. Calls must spill to the other zones within 2 s, come home, and not swing between.
 //!
 //! HAProxy beside it has the other zones' servers as backups of all together (`allbackups`), and checks as often as Weft does.
 
@@ -11,6 +11,7 @@ use crate::fleet::{Fleet, Instance, Plan as HostPlan};
 use crate::load::{Load, Plan, Report, Slice};
 use crate::peers::{HaProxy, Listener};
 use crate::plot::{Plot, Scale};
+use crate::process::must;
 use crate::stage::Stage;
 
 pub(crate) const NAME: &str = "zone";
@@ -20,7 +21,7 @@ pub(crate) const COLUMNS: &[Column] = &[
     ("at home before", "home", Unit::Percent),
     ("instances die: last failed call after", "spill_instances", Unit::Seconds),
     ("they return: at home after", "return_instances", Unit::Seconds),
-    ("the host dies: last failed call after", "spill_host", Unit::Seconds),
+    ("the host vanishes: last failed call after", "spill_host", Unit::Seconds),
     ("it returns: at home after", "return_host", Unit::Seconds),
     ("times that half of the calls moved (4 are needed)", "swings", Unit::Count),
 ];
@@ -100,18 +101,37 @@ pub(crate) fn run(stage: &Stage) -> Vec<Figure> {
     for (index, with_host) in [(0, false), (2, true)] {
         load.wait_until(times[index]);
         // The later first, so that places stay.
-        home.iter().rev().for_each(|place| running.remove(*place).kill());
         if with_host {
+            cut(&fleet, &theirs[0]);
             fleet.kill(HOSTS[0].0);
         }
+        home.iter().rev().for_each(|place| running.remove(*place).kill());
         load.wait_until(times[index + 1]);
         running.insert(0, start(&ours[0]));
         running.insert(HOSTS.len(), start(&theirs[0]));
         if with_host {
+            must("nft delete table inet gone");
             fleet.start(HOSTS[0].0);
         }
     }
     load.finish().iter().map(|report| figure(report, times, f64::from(seconds))).collect()
+}
+
+/// No packet reaches the host any more, and none comes from it: what asks it waits.
+fn cut(fleet: &Fleet, theirs: &Farm) {
+    let address = fleet.address(HOSTS[0].0);
+    let ports: Vec<String> = theirs.ports().iter().map(u16::to_string).collect();
+    let ports = ports.join(",");
+    must("nft add table inet gone");
+    must("nft add chain inet gone in { type filter hook input priority 0 ; }");
+    for what in [
+        format!("ip daddr {address}"),
+        format!("ip saddr {address}"),
+        format!("tcp dport {{{ports}}}"),
+        format!("tcp sport {{{ports}}}"),
+    ] {
+        must(&format!("nft add rule inet gone in {what} drop"));
+    }
 }
 
 /// Which part of the answers came from the caller's own zone.
@@ -143,7 +163,7 @@ fn figure(report: &Report, times: [f64; 4], end: f64) -> Figure {
     figure.set("swings", swings as f64);
     figure.curves.insert(AT_HOME.into(), shares);
     figure.spans =
-        vec![(times[0], times[1], "instances dead".to_owned()), (times[2], times[3], "host dead".to_owned())];
+        vec![(times[0], times[1], "instances dead".to_owned()), (times[2], times[3], "host gone".to_owned())];
     figure
 }
 
