@@ -127,7 +127,7 @@ pub(crate) fn run(stage: &Stage) -> Vec<Figure> {
         timeout: PATIENCE,
         slices_per_second: 1,
     };
-    let to = [("directly", local(direct.a)), ("HAProxy", haproxy.address(0)), ("Weft", fleet.address_of("a"))];
+    let to = [("Weft", fleet.address_of("a")), ("HAProxy", haproxy.address(0)), ("directly", local(direct.a))];
     let plans = to.iter().flat_map(|(peer, address)| [WITHOUT_C, WITH_C].map(|path| plan(peer, *address, path)));
     let load = Load::start(plans.collect());
     let (from, to) = (f64::from(seconds) / 4.0, f64::from(seconds) * 0.75);

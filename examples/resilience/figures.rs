@@ -18,6 +18,9 @@ pub(crate) struct Figure {
     pub(crate) peer: String,
     /// By the names that the experiment's table asks for.
     pub(crate) values: BTreeMap<String, f64>,
+    /// What it was measured with.
+    #[serde(default)]
+    pub(crate) with: String,
     /// What was said besides, in words: kinds of failures.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub(crate) remark: String,
@@ -41,6 +44,7 @@ impl Figure {
             case: case.into(),
             peer: peer.into(),
             values: BTreeMap::new(),
+            with: String::new(),
             remark: String::new(),
             curves: BTreeMap::new(),
             spans: Vec::new(),

@@ -139,13 +139,15 @@ fn experiments(arguments: Arguments) -> Result<(), String> {
     }
     let weft = arguments.weft.map_or_else(built_beside, Ok)?;
     Stage::enter()?;
-    println!("{}\n", versions(&weft));
+    let versions = versions(&weft);
+    println!("{versions}\n");
     for experiment in EXPERIMENTS {
         if !wanted.is_empty() && !wanted.iter().any(|name| name == experiment.name) {
             continue;
         }
         let stage = Stage::new(weft.clone(), arguments.seconds, arguments.rate_percent).map_err(told)?;
-        let measured = (experiment.run)(&stage);
+        let mut measured = (experiment.run)(&stage);
+        measured.iter_mut().for_each(|figure| figure.with = format!("{versions}{}", stage.shortened()));
         println!("{}\n\n{}", experiment.name, table(&measured, experiment.name, experiment.columns));
         if let Some(out) = &out {
             let mut kept = publish::kept(out);

@@ -13,7 +13,10 @@ fn fill(document: &str, figures: &[Figure]) -> String {
         let begin = format!("<!-- table {} -->\n", experiment.name);
         let Some(from) = document.find(&begin).map(|at| at + begin.len()) else { continue };
         let Some(to) = document[from..].find("<!-- end -->").map(|at| at + from) else { continue };
-        document.replace_range(from..to, &format!("\n{}\n", table(figures, experiment.name, experiment.columns)));
+        let with = figures.iter().find(|figure| figure.experiment == experiment.name);
+        let with = with.map_or_else(|| "Not measured yet.".to_owned(), |figure| figure.with.clone());
+        let table = table(figures, experiment.name, experiment.columns);
+        document.replace_range(from..to, &format!("\n{table}\n{with}\n\n"));
     }
     document
 }

@@ -109,7 +109,7 @@ pub(crate) fn plots(figures: &[Figure]) -> Vec<(&'static str, Plot)> {
         marks: false,
     };
     let latency = Plot {
-        title: "One of eleven backends turns slow: latency of the calls answered in time".into(),
+        title: "One of eleven backends turns slow: latency of good answers".into(),
         x: ("seconds", Scale::Linear),
         y: ("milliseconds, 99th percentile of each second", Scale::Logarithmic),
         series: series(figures, NAME, "", P99),

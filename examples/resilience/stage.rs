@@ -73,6 +73,13 @@ impl Stage {
         self.seconds.unwrap_or(usual)
     }
 
+    /// What was asked for that makes its figures drafts.
+    pub(crate) fn shortened(&self) -> String {
+        let seconds = self.seconds.map(|seconds| format!("; shortened to {seconds} s")).unwrap_or_default();
+        let rate = (self.rate_percent != 100).then(|| format!("; at {} % of the rate", self.rate_percent));
+        seconds + &rate.unwrap_or_default()
+    }
+
     /// How many calls it makes a second, less where less was asked for.
     pub(crate) fn rate(&self, usual_per_second: u32) -> u32 {
         (usual_per_second * self.rate_percent / 100).max(1)

@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use crate::backend::{Farm, Running};
-use crate::figures::{Column, Figure, Unit, series, spans};
+use crate::figures::{Column, FAILED, Figure, Unit, series, spans};
 use crate::fleet::{Fleet, Instance, Plan as HostPlan};
 use crate::load::{Load, Plan, Report, Slice};
 use crate::peers::{HaProxy, Listener};
@@ -168,14 +168,20 @@ fn figure(report: &Report, times: [f64; 4], end: f64) -> Figure {
 }
 
 pub(crate) fn plots(figures: &[Figure]) -> Vec<(&'static str, Plot)> {
-    let plot = Plot {
-        title: "A zone dies and comes back: where calls go".into(),
+    let plot = |title: &str, y, curve| Plot {
+        title: title.to_owned(),
         x: ("seconds", Scale::Linear),
-        y: ("percent answered in the caller's zone", Scale::Linear),
-        series: series(figures, NAME, "", AT_HOME),
+        y: (y, Scale::Linear),
+        series: series(figures, NAME, "", curve),
         limits: Vec::new(),
         spans: spans(figures, NAME, ""),
         marks: false,
     };
-    vec![("zone.svg", plot)]
+    vec![
+        (
+            "zone.svg",
+            plot("A zone dies and comes back: where calls go", "percent answered in the caller's zone", AT_HOME),
+        ),
+        ("zone-failed.svg", plot("A zone dies and comes back: failed calls", "failed calls in 200 ms", FAILED)),
+    ]
 }
