@@ -32,6 +32,9 @@ pub(crate) struct Figure {
     pub(crate) spans: Vec<(f64, f64, String)>,
 }
 
+/// A generator that is later says more of the machine than of who is measured.
+const LATE_MS_MAX: f64 = 50.0;
+
 /// Each second's failed calls.
 pub(crate) const FAILED: &str = "failed";
 /// Each second's 99th percentile of good answers, in milliseconds.
@@ -61,8 +64,15 @@ impl Figure {
         for (name, share) in [("p50", 0.5), ("p99", 0.99), ("p999", 0.999)] {
             figure.set_some(name, sum.latency.percentile_ms(share));
         }
-        figure.set_some("late", report.late.percentile_ms(0.99));
+        let late_ms = report.late.percentile_ms(0.99);
+        figure.set_some("late", late_ms);
         figure.remark = sum.told();
+        if late_ms > Some(LATE_MS_MAX) {
+            eprintln!(
+                "the generator of {} was late: 99th percentile {late_ms:?} ms; the machine is too busy",
+                report.peer
+            );
+        }
         figure.curves.insert(FAILED.into(), report.curve(|slice| Some(slice.failed() as f64)));
         figure.curves.insert(P99.into(), report.curve(|slice| slice.latency.percentile_ms(0.99)));
         figure
