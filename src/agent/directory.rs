@@ -10,7 +10,7 @@ use tracing::warn;
 use super::vips::Vips;
 use crate::model::{
     Directory, Freshness, Instance, Intentions, MemberState, Node, NodeFacts, NodeId, Service, ServiceName, Tag,
-    VipTarget,
+    TrafficPolicies, VipTarget,
 };
 
 /// What membership says of a host.
@@ -30,6 +30,7 @@ pub(super) struct Sources<'a> {
     pub unreachable: &'a HashSet<NodeId>,
     pub instances: &'a BTreeMap<(NodeId, String), Arc<Instance>>,
     pub intentions: &'a Arc<Intentions>,
+    pub traffic: &'a Arc<TrafficPolicies>,
 }
 
 /// Tags of one service that get an address, in alphabetical order.
@@ -62,7 +63,7 @@ pub(super) fn build(sources: &Sources<'_>, vips: &mut Vips, previous: &Directory
         services: BTreeMap::new(),
         vips: HashMap::new(),
         intentions: sources.intentions.clone(),
-        traffic: Arc::default(),
+        traffic: sources.traffic.clone(),
     };
     for (name, instances) in by_service {
         if let Some(service) = service(name, instances, vips, &mut directory.vips) {

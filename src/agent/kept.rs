@@ -3,10 +3,12 @@
 
 use std::path::Path;
 
+use serde::{Deserialize, Serialize};
 use tracing::error;
 
 use super::owner::Maintenance;
 use crate::config::{CheckRegistration, ConfigErrors, ServiceDefinition};
+use crate::model::{PastStatement, ServiceName};
 use crate::store::{Kept, Registration, Registrations, set_aside};
 
 /// What came by the API before this start.
@@ -17,6 +19,15 @@ pub(super) struct Stored {
     pub maintenance: Maintenance,
     /// Bodies of policy records.
     pub policies: Vec<Vec<u8>>,
+    pub histories: Vec<History>,
+}
+
+/// What was stated about the traffic of one service, as it is on disk.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct History {
+    pub service: ServiceName,
+    /// The latest last.
+    pub statements: Vec<PastStatement>,
 }
 
 /// Reads what was kept, with the API's own readers.
@@ -32,6 +43,7 @@ pub(super) fn read(
         checks: kept.checks.iter().filter_map(|kept| read_one(kept, &check, named_check)).collect(),
         maintenance: kept.maintenance.and_then(|kept| read_maintenance(&kept)).unwrap_or_default(),
         policies: kept.policies.and_then(|kept| read_policies(&kept)).unwrap_or_default(),
+        histories: kept.histories.iter().filter_map(read_history).collect(),
     }
 }
 
@@ -56,6 +68,14 @@ fn read_policies(kept: &Kept) -> Option<Vec<Vec<u8>>> {
     let texts = texts.map_or_else(|error| give_up(&kept.path, &error.to_string()), Some)?;
     let bodies: Result<Vec<_>, _> = texts.iter().map(|text| data_encoding::BASE64.decode(text.as_bytes())).collect();
     bodies.map_or_else(|error| give_up(&kept.path, &error.to_string()), Some)
+}
+
+fn read_history(kept: &Kept) -> Option<History> {
+    match serde_json::from_slice::<History>(&kept.bytes) {
+        Ok(read) if kept.is_of(&Registration::History(read.service.to_string())) => Some(read),
+        Ok(_) => give_up(&kept.path, "its name is not that of the service inside"),
+        Err(error) => give_up(&kept.path, &error.to_string()),
+    }
 }
 
 fn give_up<T>(path: &Path, reason: &str) -> Option<T> {

@@ -212,6 +212,7 @@ async fn run_here(config: Config) -> Result<(), AgentError> {
         rises,
         quarantine,
         voucher,
+        clock: Box::new(SystemTime::now),
     };
     let outlets = Outlets {
         directory: directory.clone(),

@@ -86,6 +86,10 @@ fn decision(policy: &[u8]) -> String {
         Change::Delete(id) => format!("delete {id}"),
         Change::Revocation(revocation) => format!("revocation of {} ({})", revocation.name, revocation.node),
         Change::Trust(_) => policy.id().to_string(),
+        Change::Traffic(statement) => match &statement.trial {
+            Some(trial) => format!("{}, on trial in {}", policy.id(), trial.zone),
+            None => policy.id().to_string(),
+        },
         Change::Default(action) => format!("intention default {action}"),
     };
     format!("{what}, signed by {operator}")

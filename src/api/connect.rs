@@ -13,6 +13,7 @@ use serde_json::Value;
 use super::answer::Answer;
 use super::consul::{View, index};
 use super::request::Asked;
+use super::traffic_policies::{self, StatedBody};
 use crate::model::{
     Action, Change, Dot, Intention, NodeId, Pattern, Permission, PolicyId, ServiceName, Standing, Verdict,
 };
@@ -164,17 +165,25 @@ struct Form<'a> {
     /// Whether an operator has said so.
     default_is_set: bool,
     current: Option<&'a Intention>,
+    /// What is stated of the traffic of the service that was asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    traffic: Option<StatedBody<'a>>,
 }
 
-/// `GET /v1/weft/policy`: of the intention, the trusted roots (`?trust`) or the host (`?revocation=ID`) that is asked for, else
-/// of the default policy.
+/// `GET /v1/weft/policy`: of the intention, the trusted roots (`?trust`), the host (`?revocation=ID`) or the traffic of the
+/// service (`?traffic=NAME`) that is asked for, else of the default policy.
 pub(super) fn form(asked: &Asked, view: &View<'_>) -> Answer {
     let (trust, revocation) = (asked.query.switch("trust") == Ok(true), asked.query.first("revocation"));
+    let traffic = asked.query.first("traffic");
     let id = match (asked.query.first("source"), asked.query.first("destination")) {
         _ if trust => PolicyId::Trust,
         _ if revocation.is_some() => match revocation.unwrap_or_default().parse() {
             Ok(node) => PolicyId::Revocation(node),
             Err(_) => return bad("`revocation` takes a host's id, 32 hex digits"),
+        },
+        _ if traffic.is_some() => match ServiceName::parse(traffic.unwrap_or_default()) {
+            Ok(service) => PolicyId::Traffic(service),
+            Err(error) => return bad(error.to_string()),
         },
         (None, None) => PolicyId::Default,
         _ => match (pattern(asked, "source"), pattern(asked, "destination")) {
@@ -194,6 +203,10 @@ pub(super) fn form(asked: &Asked, view: &View<'_>) -> Answer {
         default: intentions.default_action(),
         default_is_set: intentions.subjects().get(&PolicyId::Default).is_some_and(is_set),
         current: all.find(|(intention, _)| intention.id() == id).map(|(intention, _)| intention),
+        traffic: match &id {
+            PolicyId::Traffic(service) => traffic_policies::stated(view, service),
+            _ => None,
+        },
     };
     json(asked, &form)
 }
@@ -264,7 +277,7 @@ fn shape<'a>(view: &View<'_>, intention: &'a Intention, standing: &'a Standing) 
     let at = humantime::format_rfc3339_seconds(at.min(last)).to_string();
     let what = |change: &crate::model::Change| match change {
         // Never about an intention.
-        Change::Revocation(_) | Change::Trust(_) => String::new(),
+        Change::Revocation(_) | Change::Trust(_) | Change::Traffic(_) => String::new(),
         Change::Delete(_) => "delete".to_owned(),
         Change::Default(action) => action.to_string(),
         Change::Intention(other) if other.permissions.is_empty() => other.action.to_string(),

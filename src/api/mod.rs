@@ -38,6 +38,7 @@ mod socket;
 pub(crate) mod specimen;
 mod telemetry;
 mod tls;
+mod traffic_policies;
 mod trust;
 mod watch;
 mod whoami;

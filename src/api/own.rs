@@ -10,7 +10,7 @@ use serde::Serialize;
 
 use super::Settings;
 use super::consul::index;
-use crate::model::{Directory, Freshness, Health, Instance, MemberState, Node, Protocol, Service, Tag};
+use crate::model::{Directory, Freshness, Health, Instance, MemberState, Node, Protocol, Service, Tag, platform_of};
 
 /// The word in `X-Weft-Freshness` and in bodies.
 pub(super) fn freshness(directory: &Directory) -> &'static str {
@@ -81,6 +81,9 @@ pub(super) struct InstanceView<'a> {
     id: &'a str,
     address: SocketAddr,
     tags: Vec<&'a str>,
+    /// Which world it lives in, as policies about traffic ask.
+    platform: &'a str,
+    meta: &'a BTreeMap<String, String>,
     health: Health,
     /// True if a call from this host may go there.
     usable: bool,
@@ -137,6 +140,8 @@ fn instance_view<'a>(
         id: instance.id.as_str(),
         address: real_address(node, instance),
         tags: instance.tags.iter().map(Tag::as_str).collect(),
+        platform: platform_of(&node.facts, instance),
+        meta: &instance.meta,
         health: Service::health(node, instance),
         usable: reason.is_none(),
         reason,

@@ -15,6 +15,7 @@ use super::parameters::refuse;
 use super::report;
 use super::request::Asked;
 use super::resolve::{Unresolved, resolve};
+use super::traffic_policies;
 use super::trust::trust;
 use crate::model::{Health, Service};
 
@@ -271,6 +272,11 @@ fn read_own(path: &[&str], asked: &Asked, view: &View<'_>, asking: &Asking<'_>) 
         (["services"], name) => json(asked, &own::services(directory, name)),
         (["trust"], _) => json(asked, &trust(view)),
         (["traffic"], _) => json(asked, &(view.traffic)()),
+        (["traffic-policies"], _) => json(asked, &traffic_policies::list(view)),
+        (["traffic-policies", service], _) => match traffic_policies::one(view, service) {
+            Ok(told) => json(asked, &told),
+            Err(refused) => refused,
+        },
         (["resolve" | "explain" | "watch"], None) => {
             let sentence = format!("say which name: /v1/weft/{}?name=NAME", path.join("/"));
             Answer::error(StatusCode::BAD_REQUEST, &sentence)

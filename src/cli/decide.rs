@@ -78,6 +78,11 @@ fn load(path: &Path) -> Result<Operator, CliError> {
 }
 
 impl Decision {
+    /// The number that the decision will have.
+    pub(super) fn lamport(&self) -> u64 {
+        self.lamport
+    }
+
     /// Signs the decision and brings it to the agent.
     pub(super) fn bring(&self, client: &Client, signer: Signer<'_>, change: Change) -> Result<(), CliError> {
         let (name, cluster) = match signer {

@@ -2,6 +2,7 @@
 
 mod acl;
 mod agent;
+mod apply;
 mod audit;
 mod ca;
 mod check;
@@ -27,15 +28,18 @@ mod members;
 mod names;
 mod open_ports;
 mod output;
+mod policy;
 mod register;
 mod reload;
 mod report;
 mod resolve;
 mod rotate;
 mod services;
+mod shift;
 mod status;
 mod token;
 mod top;
+mod traffic;
 mod trust;
 mod validate;
 mod watch;
@@ -88,6 +92,10 @@ enum Verb {
     Reload(reload::Args),
     Keyring(keyring::Args),
     Intention(intention::Args),
+    Apply(apply::Args),
+    Plan(apply::PlanArgs),
+    Policy(policy::Args),
+    Shift(shift::Args),
     Acl(acl::Args),
     Audit(audit::Args),
     Report(report::Args),
@@ -115,7 +123,9 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     match run(cli) {
         Ok(()) => ExitCode::from(EXIT_OK),
         Err(error) => {
-            eprintln!("{error}");
+            if !error.message.is_empty() {
+                eprintln!("{error}");
+            }
             ExitCode::from(error.exit_code)
         }
     }
@@ -130,6 +140,10 @@ fn run(cli: Cli) -> Result<(), CliError> {
         Verb::Validate(args) => validate::run(&args, &globals),
         Verb::Keyring(args) => keyring::run(&args, &globals),
         Verb::Intention(args) => intention::run(&args, &globals),
+        Verb::Apply(args) => apply::run(&args, &globals),
+        Verb::Plan(args) => apply::plan(&args, &globals),
+        Verb::Policy(args) => policy::run(&args, &globals),
+        Verb::Shift(args) => shift::run(&args, &globals),
         Verb::Acl(args) => acl::run(&args, &globals),
         Verb::Audit(args) => audit::run(&args, &globals),
         Verb::Report(args) => report::run(&args, &globals),

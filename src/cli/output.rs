@@ -21,6 +21,9 @@ pub(super) const EXIT_UNREACHABLE: u8 = 3;
 /// The agent answered; what was asked for does not exist.
 pub(super) const EXIT_NOT_FOUND: u8 = 4;
 
+/// `weft plan`: something would change.
+pub(super) const EXIT_CHANGES: u8 = 5;
+
 /// For the end of `--help`: exit codes are an interface, scripts test them.
 pub(super) const EXIT_CODES_HELP: &str = "\
 Exit codes:
@@ -28,7 +31,8 @@ Exit codes:
   1  failed; the message says why
   2  wrong usage
   3  no agent answers
-  4  what was asked for does not exist";
+  4  what was asked for does not exist
+  5  of `weft plan`: something would change";
 
 /// Apart in `--help`, so that a verb's own options stand first.
 const EVERY_VERB: &str = "Options of every verb";
@@ -74,7 +78,7 @@ pub(super) struct Globals {
 /// Why a verb could not do what it was asked for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct CliError {
-    /// What failed, on what.
+    /// What failed, on what; empty if there is nothing to say.
     pub message: String,
     /// What to do next; empty if there is nothing to say.
     pub advice: String,
@@ -86,6 +90,11 @@ impl CliError {
     /// An error that ends in [`EXIT_FAILED`].
     pub(super) fn failed(message: impl Into<String>, advice: impl Into<String>) -> CliError {
         CliError { message: message.into(), advice: advice.into(), exit_code: EXIT_FAILED }
+    }
+
+    /// No error, but an exit code that says something; everything has been printed.
+    pub(super) fn silent(exit_code: u8) -> CliError {
+        CliError { message: String::new(), advice: String::new(), exit_code }
     }
 
     /// The same error with another exit code.

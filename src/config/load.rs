@@ -96,7 +96,7 @@ fn read_services(file: &Path, text: &str, errors: &mut Vec<ConfigError>) -> Foun
 }
 
 /// A line that is not TOML tells that; what its remains look like to the reader tells nothing.
-fn keep_what_tells(syntax: Vec<ConfigError>, mut found: Vec<ConfigError>, errors: &mut Vec<ConfigError>) {
+pub(super) fn keep_what_tells(syntax: Vec<ConfigError>, mut found: Vec<ConfigError>, errors: &mut Vec<ConfigError>) {
     found.retain(|error| !syntax.iter().any(|broken| broken.line == error.line));
     errors.extend(syntax);
     errors.append(&mut found);
@@ -134,7 +134,7 @@ fn is_service_file(path: &Path) -> bool {
     ending && !hidden
 }
 
-fn read_file(path: &Path) -> io::Result<String> {
+pub(super) fn read_file(path: &Path) -> io::Result<String> {
     let mut text = String::new();
     File::open(path)?.take(FILE_BYTES_MAX + 1).read_to_string(&mut text)?;
     if text.len() as u64 > FILE_BYTES_MAX {
@@ -144,6 +144,6 @@ fn read_file(path: &Path) -> io::Result<String> {
     Ok(text)
 }
 
-fn unreadable(path: &Path, error: &io::Error, advice: &str) -> ConfigError {
+pub(super) fn unreadable(path: &Path, error: &io::Error, advice: &str) -> ConfigError {
     Place::whole(path).error(format!("cannot be read: {error}"), advice)
 }

@@ -4,7 +4,7 @@
 //! The way through: `load` finds the files, `document` turns TOML or JSON text into one tree that knows its lines,
 //! `reading`, `service`, `callers` and `check` take typed values out of it through `section`, `rules` holds them against each other;
 //! `settings` and `definition` are what comes out. `consul` makes Consul's form readable to the same readers, and
-//! `registration` gives them the bodies of the API.
+//! `registration` gives them the bodies of the API. `policy_file` reads what operators apply.
 
 mod callers;
 mod check;
@@ -17,6 +17,7 @@ mod duration;
 mod error;
 mod json;
 mod load;
+mod policy_file;
 mod reading;
 mod registration;
 mod rules;
@@ -31,6 +32,7 @@ mod tests;
 pub use definition::{CheckDefinition, CheckKind, CheckRegistration, CheckTarget, CheckTls, ServiceDefinition};
 pub use difference::Difference;
 pub use error::{ConfigError, ConfigErrors};
+pub use policy_file::PolicyFile;
 pub use reading::default_advertise;
 pub use registration::{check_registration, service_registration};
 pub use rules::CHECKS_MAX;

@@ -113,7 +113,7 @@ impl Intentions {
                 Change::Default(action) => default = *action,
                 Change::Intention(intention) => all.push(Arc::new(intention.clone())),
                 Change::Revocation(revocation) => _ = revoked.insert(revocation.node),
-                Change::Delete(_) | Change::Trust(_) => {}
+                Change::Delete(_) | Change::Trust(_) | Change::Traffic(_) => {}
             }
         }
         all.sort_by(|one, other| {

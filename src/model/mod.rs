@@ -17,6 +17,7 @@ mod record;
 mod replication;
 mod resilience;
 mod traffic;
+mod traffic_policy;
 mod trust;
 
 pub use caller::{CallerKeys, CallerRule, CallerUser, CallerVerdict, Callers, Program};
@@ -29,7 +30,7 @@ pub use membership::{CLAIM_PROOF_BYTES, Claim, MemberState, Probe, ProtocolVersi
 pub use name::{NameError, NodeName, ServiceId, ServiceName, Tag};
 pub use policy::{
     Action, Change, DESCRIPTION_BYTES_MAX, Dot, Intention, METHODS_MAX, PERMISSIONS_MAX, PathPattern, Pattern,
-    Permission, Policy, PolicyError, PolicyId, SEEN_MAX, Statement,
+    Permission, Policy, PolicyError, PolicyId, SEEN_MAX, Statement, is_method,
 };
 pub use record::{
     Header, RECORD_BYTES_MAX, RECORD_KEY_BYTES_MAX, Record, RecordError, RecordId, RecordKind, SIGNATURE_BYTES, Version,
@@ -40,6 +41,9 @@ pub use resilience::{
     TrafficPolicies, TrafficPolicy, platform_of,
 };
 pub use traffic::{BUCKET_BOUNDS_US, Direction, Edge, Traffic};
+pub use traffic_policy::{
+    PastStatement, TRAFFIC_DOCUMENT_BYTES_MAX, TRIAL_SECONDS_MAX, TrafficAccount, TrafficStatement, Trial, TrialHere,
+};
 pub use trust::{ISSUERS_MAX, ROOTS_MAX, Revocation, Trust};
 
 /// A point in time: the duration since the agent's start (or the simulation's). Cores take it as an argument and never

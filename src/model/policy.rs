@@ -1,5 +1,5 @@
 //! What operators decide for the whole cluster: who may call whom, what holds where nobody has said anything, which hosts are
-//! no longer believed, and which roots the cluster trusts ([`super::trust`]).
+//! no longer believed, which roots the cluster trusts ([`super::trust`]), and how calls are carried ([`super::traffic_policy`]).
 //!
 //! A [`Statement`] is what an operator signs. Several may be made at once, on hosts that do not hear of each other; which of
 //! them holds is decided in `policy`, from the statements alone. Texts come in through `parse`-style constructors, and a
@@ -11,6 +11,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
+use super::traffic_policy::TrafficStatement;
 use super::trust::{Revocation, Trust};
 use super::{NodeId, ServiceName, glob_matches};
 
@@ -50,6 +51,14 @@ pub enum PolicyError {
     /// Over a limit.
     #[error("more {what} than the {max} that one intention may have")]
     TooMany {
+        /// Of what.
+        what: &'static str,
+        /// The limit.
+        max: usize,
+    },
+    /// A text over a limit.
+    #[error("a {what} over the limit of {max} bytes; say less")]
+    TooLong {
         /// Of what.
         what: &'static str,
         /// The limit.
@@ -240,11 +249,6 @@ impl Intention {
             if permission.methods.len() > METHODS_MAX {
                 return too_many("methods", METHODS_MAX);
             }
-            let is_method = |text: &str| {
-                !text.is_empty()
-                    && text.len() <= METHOD_BYTES_MAX
-                    && text.bytes().all(|b| b.is_ascii_uppercase() || b == b'-')
-            };
             if let Some(wrong) = permission.methods.iter().find(|method| !is_method(method)) {
                 return Err(PolicyError::Method(wrong.chars().take(40).collect()));
             }
@@ -260,6 +264,12 @@ impl fmt::Display for Intention {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} -> {}", self.source, self.destination)
     }
+}
+
+/// True of a request's method as rules name them.
+pub fn is_method(text: &str) -> bool {
+    let fits = |byte: u8| byte.is_ascii_uppercase() || byte == b'-';
+    !text.is_empty() && text.len() <= METHOD_BYTES_MAX && text.bytes().all(fits)
 }
 
 /// What a policy is about. There is one policy at a time for each.
@@ -278,6 +288,8 @@ pub enum PolicyId {
     Revocation(NodeId),
     /// Which roots count, and which hosts issue.
     Trust,
+    /// How calls of a service are carried.
+    Traffic(ServiceName),
 }
 
 impl PolicyId {
@@ -290,6 +302,7 @@ impl PolicyId {
             }
             PolicyId::Revocation(node) => Bytes::from(format!("revocation/{node}").into_bytes()),
             PolicyId::Trust => Bytes::from_static(b"trust"),
+            PolicyId::Traffic(service) => Bytes::from(format!("traffic/{service}").into_bytes()),
         }
     }
 }
@@ -301,6 +314,7 @@ impl fmt::Display for PolicyId {
             PolicyId::Intention { source, destination } => write!(f, "intention {source} -> {destination}"),
             PolicyId::Revocation(node) => write!(f, "revocation of {node}"),
             PolicyId::Trust => f.write_str("the trusted roots"),
+            PolicyId::Traffic(service) => write!(f, "the traffic policy of {service}"),
         }
     }
 }
@@ -318,6 +332,8 @@ pub enum Change {
     Revocation(Revocation),
     /// Which roots count, and which hosts issue. Only issuers may say so.
     Trust(Trust),
+    /// How calls of a service are carried.
+    Traffic(TrafficStatement),
 }
 
 impl Change {
@@ -329,6 +345,7 @@ impl Change {
             Change::Delete(id) => id.clone(),
             Change::Revocation(revocation) => PolicyId::Revocation(revocation.node),
             Change::Trust(_) => PolicyId::Trust,
+            Change::Traffic(statement) => PolicyId::Traffic(statement.service.clone()),
         }
     }
 
@@ -338,7 +355,8 @@ impl Change {
             Change::Default(Action::Deny) | Change::Revocation(_) => 2,
             Change::Intention(Intention { permissions, .. }) if !permissions.is_empty() => 1,
             Change::Intention(Intention { action: Action::Deny, .. }) => 2,
-            Change::Default(Action::Allow) | Change::Intention(_) | Change::Delete(_) | Change::Trust(_) => 0,
+            Change::Default(Action::Allow) | Change::Intention(_) | Change::Delete(_) => 0,
+            Change::Trust(_) | Change::Traffic(_) => 0,
         }
     }
 }
@@ -396,6 +414,7 @@ impl Statement {
             Change::Default(_) | Change::Delete(_) => Ok(()),
             Change::Revocation(revocation) => revocation.check(),
             Change::Trust(trust) => trust.check(),
+            Change::Traffic(statement) => statement.check(self.at_unix_s),
         }
     }
 }

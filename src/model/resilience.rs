@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{Instance, NodeFacts, PathPattern, ServiceName, Tag};
+use super::{Instance, NodeFacts, PathPattern, ServiceName, Tag, TrafficAccount};
 
 /// What a service's metadata (`platform = "kubernetes"`) is looked up under; without it an instance counts as a VM's.
 const PLATFORM_META: &str = "platform";
@@ -265,12 +265,18 @@ pub struct Share {
 pub struct TrafficPolicies {
     services: BTreeMap<ServiceName, Arc<TrafficPolicy>>,
     default: Arc<TrafficPolicy>,
+    accounts: BTreeMap<ServiceName, Arc<TrafficAccount>>,
 }
 
 impl TrafficPolicies {
     /// What operators say; all else is as it is without them.
     pub fn new(services: BTreeMap<ServiceName, Arc<TrafficPolicy>>) -> TrafficPolicies {
-        TrafficPolicies { services, default: Arc::default() }
+        TrafficPolicies { services, default: Arc::default(), accounts: BTreeMap::new() }
+    }
+
+    /// The same, with how it came to be.
+    pub fn accounted(self, accounts: BTreeMap<ServiceName, Arc<TrafficAccount>>) -> TrafficPolicies {
+        TrafficPolicies { accounts, ..self }
     }
 
     /// What holds for a service.
@@ -281,5 +287,10 @@ impl TrafficPolicies {
     /// The services that something is said of.
     pub fn said(&self) -> impl Iterator<Item = (&ServiceName, &Arc<TrafficPolicy>)> {
         self.services.iter()
+    }
+
+    /// The services that anything was ever stated of, deleted or not.
+    pub fn accounts(&self) -> &BTreeMap<ServiceName, Arc<TrafficAccount>> {
+        &self.accounts
     }
 }

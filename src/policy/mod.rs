@@ -8,11 +8,18 @@
 //! A statement is proven by its operator's signature, so any host may carry it. Records are only how it travels: that its
 //! host left, was forgotten or has lost its disk takes nothing away. Who carries what is kept here, so that statements that
 //! no living host carries are found.
+//!
+//! `traffic` works out which document about a service's traffic this host applies; `document` reads one.
+
+pub mod document;
+mod traffic;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use crate::model::{Intentions, NodeId, Policy, PolicyId, Standing};
+
+pub use traffic::{NotUnderstood, PAST_MAX, TrafficShelves};
 
 /// Subjects in all, deleted ones among them: they are kept so that an older statement never comes back.
 pub const SUBJECTS_MAX: usize = 4096;

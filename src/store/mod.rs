@@ -9,6 +9,7 @@
 //! in-hand           which foreign records are being handled (see `journal`)
 //! quarantine.json   records that are not touched any more (see `quarantined`)
 //! registrations/, maintenance.json    what came by the API (see `registrations`)
+//! policies.json, policy-history/      what operators decided (see `registrations`)
 //! catalog/          sled: records and members, a cache that gossip can refill
 //! catalog.next/     the same, begun because `catalog/` did not open in time; takes its place at the next start
 //! catalog.corrupt-N, catalog.slow-N   caches that were moved aside, the last two of them

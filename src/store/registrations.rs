@@ -5,6 +5,7 @@
 //! registrations/checks/HEX.json     the same of a check
 //! maintenance.json                  what is in maintenance, and why
 //! policies.json                     what operators decided on this host, and what it carries for hosts that are gone
+//! policy-history/HEX.json           what was stated about a service's traffic; HEX is the SHA-256 of its name
 //! ```
 //!
 //! What is in the files is not read here: bytes come in and go out. A file that turns out to be of no use is set aside
@@ -25,7 +26,7 @@ use super::{Store, StoreError, file_error};
 pub const REGISTRATION_BYTES_MAX: u64 = 1024 * 1024;
 /// Reasons of 4,096 services and more.
 const MAINTENANCE_BYTES_MAX: u64 = 16 * 1024 * 1024;
-/// 4,096 policies of 4 KiB, in base64.
+/// 4,096 policies of 12 KiB, in base64.
 const POLICIES_BYTES_MAX: u64 = 64 * 1024 * 1024;
 /// More files of a kind than there can be registrations.
 const FILES_MAX: usize = 50_000;
@@ -43,6 +44,8 @@ pub enum Registration {
     Maintenance,
     /// The policies that this host carries.
     Policies,
+    /// What was stated about the traffic of a service, by its name.
+    History(String),
 }
 
 /// What is to become of a file.
@@ -83,6 +86,8 @@ pub struct Registrations {
     pub maintenance: Option<Kept>,
     /// The policies that this host carries.
     pub policies: Option<Kept>,
+    /// What was stated about each service's traffic, by file name.
+    pub histories: Vec<Kept>,
 }
 
 impl Registration {
@@ -93,6 +98,7 @@ impl Registration {
             Registration::Check(id) => format!("registrations/checks/{}.json", hex(id)),
             Registration::Maintenance => "maintenance.json".to_owned(),
             Registration::Policies => "policies.json".to_owned(),
+            Registration::History(service) => format!("policy-history/{}.json", hex(service)),
         }
     }
 }
@@ -110,6 +116,7 @@ impl Store {
             checks: kept_in(&self.directory.join("registrations/checks"))?,
             maintenance: kept(Registration::Maintenance, MAINTENANCE_BYTES_MAX)?,
             policies: kept(Registration::Policies, POLICIES_BYTES_MAX)?,
+            histories: kept_in(&self.directory.join("policy-history"))?,
         })
     }
 

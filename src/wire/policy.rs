@@ -18,8 +18,9 @@ use crate::model::{Policy, SIGNATURE_BYTES, Statement};
 /// The format of `POLICY` records written here, and the newest that is read.
 pub const POLICY_FORMAT: u16 = 1;
 
-/// 64 permissions of the longest paths and methods would take 65 KiB; who needs those needs two intentions.
-const STATEMENT_BYTES_MAX: usize = 32 * 1024;
+/// Two of the longest traffic documents and what goes with them, beside four certificates in a record. 64 permissions of the
+/// longest paths and methods would take 65 KiB; who needs those needs two intentions.
+const STATEMENT_BYTES_MAX: usize = 40 * 1024;
 const CONTEXT: &[u8] = b"weft policy 1\0";
 
 /// What proves that an operator made a statement.

@@ -85,6 +85,7 @@ impl World {
             unreachable: &HashSet::new(),
             instances: &self.instances,
             intentions: &Default::default(),
+            traffic: &Default::default(),
         };
         self.last = build(&sources, &mut self.vips, &self.last);
         self.last.clone()

@@ -281,7 +281,12 @@ impl Owner {
         let ids: Vec<ServiceId> = self.registry.services.keys().cloned().collect();
         ids.iter().for_each(|id| self.refresh(id));
         if self.own_facts.zone != zone || self.own_facts.meta != meta {
+            let has_moved = self.own_facts.zone != zone;
             self.own_facts.zone = zone;
+            if has_moved {
+                // A trial may be this zone's, or not any more.
+                self.settle_all_traffic();
+            }
             self.own_facts.meta = meta;
             self.publish_node();
         }

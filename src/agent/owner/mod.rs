@@ -20,6 +20,7 @@ mod services;
 mod start;
 #[cfg(test)]
 mod tests;
+mod traffic;
 mod view;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
@@ -43,6 +44,7 @@ use self::policies::Desk;
 use self::records::Pulled;
 use self::registry::Registry;
 use self::services::Floor;
+use self::traffic::Clock;
 use super::admit::Gate;
 use super::own::OwnLog;
 use super::quarantine::Quarantine;
@@ -120,6 +122,8 @@ pub(super) struct Beginning {
     pub quarantine: Quarantine,
     /// On an issuer's host.
     pub voucher: Option<Voucher>,
+    /// Says what time it is for people, by which trials of policies end.
+    pub clock: Clock,
 }
 
 pub(super) struct Owner {
@@ -136,6 +140,7 @@ pub(super) struct Owner {
     unreachable: HashSet<NodeId>,
     vips: Vips,
     policies: Desk,
+    clock: Clock,
     registry: Registry,
     queue: Queue,
     /// Checks of the host that wait for their first verdict, and until when.
@@ -174,7 +179,8 @@ pub(super) struct Owner {
 
 impl Owner {
     pub(super) fn new(begin: Beginning, out: Outlets) -> Owner {
-        let Beginning { identity, facts, epoch, swim, catalog, vips, has_seeds, rises, quarantine, voucher } = begin;
+        let Beginning { identity, facts, epoch, swim, catalog, vips, has_seeds, rises, quarantine, voucher, clock } =
+            begin;
         let local = identity.node;
         let mut gate = Gate::default();
         gate.know_self(&identity);
@@ -193,6 +199,7 @@ impl Owner {
             unreachable: HashSet::new(),
             vips,
             policies: Desk::new(voucher),
+            clock,
             registry: Registry::default(),
             queue: Queue::default(),
             pending_checks: BTreeMap::new(),
@@ -297,6 +304,7 @@ impl Owner {
         self.keep_joins();
         self.keep_floor(now);
         self.keep_policies(now);
+        self.keep_traffic();
         self.advance();
         self.after_catalog(now);
         self.publish();
@@ -402,7 +410,8 @@ impl Owner {
         let pending = self.pending_checks.values().min().copied();
         let later = Instant::now() + Duration::from_secs(1);
         let cores = cores.map(|due| self.started + due);
-        let others = [self.save_at, self.floor_due(), held_up, pending, self.joins_due(), self.pace_due()];
+        let others =
+            [self.save_at, self.floor_due(), held_up, pending, self.joins_due(), self.pace_due(), self.trial_due()];
         [cores, publish].into_iter().chain(others).flatten().fold(later, Instant::min)
     }
 

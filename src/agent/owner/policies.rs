@@ -15,6 +15,7 @@ use tracing::{error, info, warn};
 
 use super::super::own::OwnError;
 use super::Owner;
+use super::traffic::Traffic;
 use crate::api::{Refused, Reply};
 use crate::identity::{PolicyRefused, Voucher, issuer_of, root_of, verify_record};
 use crate::model::{Intentions, MemberState, NodeId, Now, Policy, PolicyId, Record, RecordKind};
@@ -45,6 +46,8 @@ pub(super) struct Desk {
     told_revoked: bool,
     /// Statements that no living host carries, by what they say, and since when.
     orphans: BTreeMap<PolicyId, Instant>,
+    /// How calls are carried.
+    pub(super) traffic: Traffic,
 }
 
 impl Desk {
@@ -121,7 +124,7 @@ impl Owner {
         let is_new = !self.policies.compiled.subjects().contains_key(&id);
         if is_new && self.policies.compiled.subjects().len() >= SUBJECTS_MAX {
             return Err(Refused::Invalid(format!(
-                "there are {SUBJECTS_MAX} intentions, deleted ones among them, as many as there may be; use globs"
+                "there are {SUBJECTS_MAX} policies, deleted ones among them, as many as there may be; use globs"
             )));
         }
         info!(subject = %id, operator = statement.operator, change = ?statement.change, "an operator has decided");
@@ -143,13 +146,15 @@ impl Owner {
         }
     }
 
-    /// Puts what this host carries on disk.
-    fn keep_carried(&self) -> FilesDone {
+    /// Puts what this host carries on disk, and what was stated before.
+    fn keep_carried(&mut self) -> FilesDone {
         let texts: Vec<String> =
             self.policies.of(self.local).map(|policy| data_encoding::BASE64.encode(&policy.body)).collect();
         // Strings have a JSON form.
         let json = serde_json::to_vec(&texts).unwrap_or_default();
-        self.out.store.change_files(vec![FileChange::Put(Registration::Policies, json.into())])
+        let mut changes = self.changed_histories();
+        changes.push(FileChange::Put(Registration::Policies, json.into()));
+        self.out.store.change_files(changes)
     }
 
     /// What a host's log says about a subject now.
@@ -169,9 +174,12 @@ impl Owner {
                 }
                 self.policies.compiled = compiled;
                 self.follow_trust();
+                self.note_traffic(policy);
             }
-            Held::Full => warn!(subject = %policy.id(), "there are too many intentions: this one does not hold here"),
-            Held::Known | Held::Replaced => {}
+            Held::Full => warn!(subject = %policy.id(), "there are too many policies: this one does not hold here"),
+            // It fills a gap in what people may look back at.
+            Held::Replaced => self.note_traffic(policy),
+            Held::Known => {}
         }
     }
 

@@ -45,7 +45,7 @@ impl Owner {
             self.registry.services.insert(id, OwnService::new(definition, Origin::File));
         }
         self.registry.file_checks = files.checks;
-        let Stored { services, checks, maintenance, policies } = stored;
+        let Stored { services, checks, maintenance, policies, histories } = stored;
         let services = self.granted(services.into_iter().map(from_api).collect());
         let mut taken: BTreeSet<String> = self.registry.all_checks().into_iter().map(|(_, check)| check.id).collect();
         services.into_iter().for_each(|definition| self.recall_service(definition, &mut taken));
@@ -53,6 +53,7 @@ impl Owner {
         self.recall_maintenance(maintenance);
         self.checks_changed();
         self.publish_all()?;
+        self.recall_histories(histories);
         self.introduce_policies(&policies);
         Ok(())
     }

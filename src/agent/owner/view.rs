@@ -70,6 +70,7 @@ impl Owner {
             unreachable: &self.unreachable,
             instances: &self.instances,
             intentions: self.policies.compiled(),
+            traffic: self.policies.traffic.compiled(),
         };
         let directory = build(&sources, &mut self.vips, &self.out.directory.load());
         self.out.directory.store(Arc::new(directory));

@@ -1,6 +1,7 @@
 //! The owner with a real store and real keys, and channels in place of the drivers. `life` is a service from registration
 //! to withdrawal, `registering` what is taken, refused and kept, `operating` joins and reloads, `past` a disk that was set back,
-//! `poison` records that it must not die of twice, and hosts and services gone mad, `policies` what operators decide.
+//! `poison` records that it must not die of twice, and hosts and services gone mad, `policies` what operators decide, `traffic` how calls
+//! are carried.
 
 mod cold_join;
 mod life;
@@ -9,6 +10,7 @@ mod past;
 mod poison;
 mod policies;
 mod registering;
+mod traffic;
 
 use std::net::Ipv4Addr;
 use std::path::Path;
@@ -108,6 +110,7 @@ impl Bench {
             rises,
             quarantine,
             voucher: None,
+            clock: Box::new(std::time::SystemTime::now),
         };
         let mut owner = Owner::new(begin, out);
         owner.restore(records);

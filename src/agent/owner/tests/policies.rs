@@ -7,7 +7,7 @@ use crate::wire::policy::{POLICY_FORMAT, decode_policy};
 
 const DAY: Duration = Duration::from_secs(24 * 3600);
 
-fn operator(dir: &Path, name: &str) -> Operator {
+pub(super) fn operator(dir: &Path, name: &str) -> Operator {
     let name = NodeName::parse(name).unwrap();
     let path = operator_create(dir, &name, DAY, &dir.join(format!("{name}.pem"))).unwrap().path;
     Operator::load(&path).unwrap()
@@ -20,7 +20,7 @@ fn statement(bench: &Bench, action: Action) -> Statement {
     Statement { dot, seen, operator: "anna".into(), at_unix_s: 0, change }
 }
 
-async fn decide(bench: &mut Bench, body: &[u8]) -> Result<(), Refused> {
+pub(super) async fn decide(bench: &mut Bench, body: &[u8]) -> Result<(), Refused> {
     let (reply, answer) = oneshot::channel();
     bench.owner.decide(body, reply);
     let answer = answer.await.unwrap();
@@ -32,7 +32,7 @@ fn default_action(bench: &Bench) -> Action {
     bench.directory.load().intentions.default_action()
 }
 
-fn read(body: &[u8]) -> Policy {
+pub(super) fn read(body: &[u8]) -> Policy {
     decode_policy(POLICY_FORMAT, body).unwrap().0
 }
 
