@@ -29,14 +29,15 @@ const SLICES_PER_SECOND: u32 = 2;
 const FIRST_PORT: u16 = 19_000;
 /// Until a policy is in force everywhere; what is counted of a step begins after it.
 const IN_FORCE_SECONDS: f64 = 1.0;
+/// Trials end at a full second of each host's clock.
+const TRIAL_END_SECONDS: f64 = 1.0;
+/// The shortest that there is.
+const TRIAL_SECONDS_MIN: f64 = 5.0;
 const STEPS: [u32; 5] = [0, 25, 50, 75, 100];
 
 fn policy(v2_percent: u32) -> String {
-    format!(
-        "[[service.billing.split]]\nweight = {}\ntag = \"v1\"\n[[service.billing.split]]\nweight = {v2_percent}\n\
-         tag = \"v2\"\n",
-        100 - v2_percent
-    )
+    let share = |tag: &str, weight| format!("[[split]]\nservice = \"billing\"\nweight = {weight}\ntag = \"{tag}\"\n");
+    share("v1", 100 - v2_percent) + &share("v2", v2_percent)
 }
 
 /// What was to hold from when to when.
@@ -44,6 +45,8 @@ struct Phase {
     case: String,
     from: f64,
     to: f64,
+    /// Not counted at the beginning.
+    settle_seconds: f64,
     v2_percent: f64,
     command: Option<Duration>,
 }
@@ -93,7 +96,9 @@ pub(crate) fn run(stage: &Stage) -> Vec<Figure> {
         if let Some(last) = phases.last_mut() {
             last.to = from;
         }
-        phases.push(Phase { case, from, to: seconds, v2_percent, command });
+        // The first policy was in force before the load began.
+        let settle_seconds = if from > 0.0 { IN_FORCE_SECONDS } else { 0.0 };
+        phases.push(Phase { case, from, to: seconds, settle_seconds, v2_percent, command });
     };
     begin(0.0, "90 to 10".to_owned(), 10.0, None);
     load.wait_until(step * 1.25);
@@ -104,12 +109,15 @@ pub(crate) fn run(stage: &Stage) -> Vec<Figure> {
         load.wait_until(from + step);
     }
     let from = load.elapsed();
-    let bake = format!("{:.0}s", step.max(2.0));
+    let bake_seconds = step.max(TRIAL_SECONDS_MIN).ceil();
+    let bake = format!("{bake_seconds:.0}s");
     let took = fleet.apply(&policy(0), &["--zone", "a", "--bake", &bake]);
     begin(from, format!("`weft apply --zone a --bake {bake}`, back to v1"), 0.0, Some(took));
-    let back = from + step.max(2.0);
-    load.wait_until(back);
-    begin(back + IN_FORCE_SECONDS, "after it ended by itself".to_owned(), 100.0, None);
+    let end = from + bake_seconds - TRIAL_END_SECONDS;
+    begin(end, "after it ended by itself".to_owned(), 100.0, None);
+    if let Some(last) = phases.last_mut() {
+        last.settle_seconds = 2.0 * TRIAL_END_SECONDS + IN_FORCE_SECONDS;
+    }
     let report = load.finish().remove(0);
     let figures = phases.iter().map(|phase| figure(&report, phase)).collect::<Vec<_>>();
     with_curve(figures, &report, &phases)
@@ -124,9 +132,7 @@ fn v2_share(slice: &Slice) -> Option<f64> {
 fn figure(report: &Report, phase: &Phase) -> Figure {
     let mut figure = Figure::new(NAME, &phase.case, "Weft");
     let all = report.sum_of(phase.from, phase.to);
-    // Before the first phase the policy was in force already.
-    let settled = if phase.from > 0.0 { phase.from + IN_FORCE_SECONDS } else { 0.0 };
-    let counted = report.sum_of(settled, phase.to);
+    let counted = report.sum_of(phase.from + phase.settle_seconds, phase.to);
     figure.set("calls", counted.offered as f64);
     figure.set("failed_now", all.failed() as f64);
     figure.set("wanted", phase.v2_percent);
