@@ -14,9 +14,10 @@ use rand_chacha::rand_core::SeedableRng;
 use weft::catalog::{self, Catalog, Relay};
 use weft::model::{
     CatalogMessage, CheckStatus, Directory, Freshness, Health, Instance, MemberState, Node, NodeFacts, NodeId,
-    NodeName, Protocol, Record, Service, ServiceId, ServiceName, Tag, VipTarget, Want, Weights,
+    NodeName, PolicyId, Protocol, Record, Service, ServiceId, ServiceName, Tag, VipTarget, Want, Weights,
 };
-use weft::policy::Policies;
+use weft::policy::document::Document;
+use weft::policy::{PAST_MAX, Policies, TrafficShelves};
 use weft::swim::{self, Swim};
 use weft::wire::body;
 use weft::wire::codec;
@@ -32,7 +33,7 @@ use weft::wire::stream::{self, StreamReply, StreamRequest};
 pub(crate) type Target = (&'static str, fn(&[u8]));
 
 /// Every target.
-pub(crate) const TARGETS: [Target; 13] = [
+pub(crate) const TARGETS: [Target; 14] = [
     ("packet", packet),
     ("datagram", datagram),
     ("frame", frame),
@@ -43,6 +44,7 @@ pub(crate) const TARGETS: [Target; 13] = [
     ("catalog", catalog),
     ("swim", swim),
     ("policy", policy),
+    ("document", document),
     ("enrolment", enrolment),
     ("dns", dns),
     ("api", api),
@@ -289,7 +291,7 @@ fn swim(data: &[u8]) {
 
 /// What operators decided, in the logs of hosts that come and go.
 fn policy(data: &[u8]) {
-    let mut policies = Policies::default();
+    let (mut policies, mut shelves) = (Policies::default(), TrafficShelves::default());
     for (what, who, argument) in steps(data) {
         // A statement's length is not a multiple of the unit: what follows it is tried both ways.
         let cut = argument.len().saturating_sub(usize::from(what / 8) % STEP_BYTES);
@@ -297,6 +299,7 @@ fn policy(data: &[u8]) {
         let id = policy.id();
         match what % 8 {
             0..=5 => {
+                shelves.note(&policy);
                 let _ = policies.hold(node(who), Arc::new(policy));
             }
             6 => policies.dropped(&id, node(who)),
@@ -305,8 +308,21 @@ fn policy(data: &[u8]) {
             }
         }
         let intentions = policies.compile();
+        if let (PolicyId::Traffic(service), Some(standing)) = (&id, intentions.subjects().get(&id)) {
+            let _ = shelves.settle(service, standing, "eu-1a", u64::from(who));
+            assert!(shelves.past(service).len() <= PAST_MAX);
+        }
         let _ = (policies.surplus_in(node(who), |_| true), format!("{intentions:?}"));
     }
+}
+
+/// What an operator's document says of a service's traffic.
+fn document(data: &[u8]) {
+    let Ok(text) = std::str::from_utf8(data) else { return };
+    let Ok(document) = Document::parse(text) else { return };
+    assert_eq!(Document::parse(&document.text()).as_ref(), Ok(&document));
+    let printed = Document::of(document.policy().clone());
+    assert_eq!(Document::parse(&printed.text()).map(|read| read.policy().clone()).as_ref(), Ok(document.policy()));
 }
 
 /// What strangers send to an issuer, and what comes back; join tokens, certificates, and proofs of claims.

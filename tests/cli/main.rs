@@ -3,6 +3,7 @@
 mod canned;
 mod fake;
 mod following;
+mod policies;
 mod verbs;
 
 use std::fs;

@@ -40,7 +40,7 @@ fn shown(agent: &Agent, words: &[&str], output: &Output) -> String {
 
 /// Runs each command line against an agent of its own, and holds all of it against `snapshots/NAME.txt`.
 #[track_caller]
-fn assert_snapshot(name: &str, answers: &[(&str, Vec<Canned>)], command_lines: &[&[&str]]) {
+pub(crate) fn assert_snapshot(name: &str, answers: &[(&str, Vec<Canned>)], command_lines: &[&[&str]]) {
     let mut runs = Vec::new();
     for words in command_lines {
         let agent = Agent::start(answers);
@@ -56,7 +56,7 @@ fn assert_snapshot(name: &str, answers: &[(&str, Vec<Canned>)], command_lines: &
     assert!(found == expected, "{} differs; WEFT_SNAPSHOTS=write takes this over:\n{found}", path.display());
 }
 
-fn once(body: &str) -> Vec<Canned> {
+pub(crate) fn once(body: &str) -> Vec<Canned> {
     vec![Canned::ok(body)]
 }
 
@@ -394,6 +394,8 @@ fn an_agent_that_is_not_there_is_exit_code_three_for_every_verb() {
         "keyring list",
         "keyring install --generate",
         "reload",
+        "plan -f tests/cli/files/billing.toml",
+        "policy list",
     ];
     for line in lines {
         let words: Vec<&str> = line.split(' ').chain(["--api", api]).collect();

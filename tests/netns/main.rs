@@ -45,6 +45,7 @@ mod intruder;
 mod ipv6;
 mod keyring;
 mod life;
+mod policies;
 mod red_check;
 mod scanner;
 mod smuggling;

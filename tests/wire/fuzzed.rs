@@ -6,7 +6,7 @@ mod targets;
 
 use std::path::{Path, PathBuf};
 
-use weft::model::{Action, Change, Dot, NodeId, Statement};
+use weft::model::{Action, Change, Dot, NodeId, ServiceName, Statement, TrafficStatement, Trial};
 use weft::wire::packet::Datagram;
 use weft::wire::policy::{self, Proof};
 use weft::wire::protocol::PROTOCOL_MAX;
@@ -14,6 +14,13 @@ use weft::wire::stream::StreamRequest;
 use weft::wire::{body, stream};
 
 use super::messages;
+
+/// Every group of keys.
+const DOCUMENT: &str = r#"{"timeouts":{"request":"2s","per_try":"500ms"},"retries":{"max":1,"on_server_error":true,"backoff":"9ms"},
+"balance":{"algorithm":"ring-hash","hash":{"header":"x-user"},"zone_first":false},"outlier":{"ejection":"1s"},
+"limits":{"queue":7,"connections":9},"split":[{"weight":9,"tag":"v1"},{"weight":1,"platform":"kubernetes","meta":{"a":"b"}}],
+"route":[{"methods":["GET"],"path":"/v2/*","headers":{"x-a":true,"x-b":"1"},"to":{"service":"web"},"set_headers":{"x-c":"d"}}]}"#;
+const WRONG_DOCUMENT: &str = r#"{"timeouts":{"reqest":5},"retries":[],"split":[{"weight":-1}],"route":{"to":null}}"#;
 
 fn folder(kept: &str, target: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz").join(kept).join(target)
@@ -118,11 +125,21 @@ fn seeds() -> Vec<(&'static str, String, Vec<u8>)> {
         change: Change::Default(Action::Deny),
     };
     let proof = Proof { certificates: vec![vec![0x30, 0x03]], is_vouched: false, signature: [7; 64] };
-    let policy = policy::encode_policy(&proof, &policy::encode_statement(&statement).unwrap()).unwrap();
-    // Eight times the bytes that fill up the last unit: they are cut off again.
-    let padding = policy.len().next_multiple_of(targets::STEP_BYTES) - policy.len();
-    let held = step(u8::try_from(padding * 8).unwrap(), 2, &policy);
-    seeds.push(("policy", "default".to_owned(), held.repeat(2)));
+    // It travels on one line.
+    let document = DOCUMENT.replace('\n', "");
+    let trial = Trial { zone: "eu-1a".into(), document: "{}".into(), ends_unix_s: 9 };
+    let traffic = TrafficStatement { service: ServiceName::parse("billing").unwrap(), document, trial: Some(trial) };
+    let of_traffic = Statement { change: Change::Traffic(traffic), ..statement.clone() };
+    for (name, statement) in [("default", statement), ("traffic", of_traffic)] {
+        let policy = policy::encode_policy(&proof, &policy::encode_statement(&statement).unwrap()).unwrap();
+        // Eight times the bytes that fill up the last unit: they are cut off again.
+        let padding = policy.len().next_multiple_of(targets::STEP_BYTES) - policy.len();
+        let held = step(u8::try_from(padding * 8).unwrap(), 2, &policy);
+        seeds.push(("policy", name.to_owned(), held.repeat(2)));
+    }
+    for (name, document) in [("all", DOCUMENT), ("nothing", "{}"), ("wrong", WRONG_DOCUMENT)] {
+        seeds.push(("document", name.to_owned(), document.as_bytes().to_vec()));
+    }
     seeds.push(("frame", "open".to_owned(), messages::open().encode().unwrap()));
     seeds
 }
