@@ -149,7 +149,9 @@ fn experiments(arguments: Arguments) -> Result<(), String> {
         let mut measured = (experiment.run)(&stage);
         measured.iter_mut().for_each(|figure| figure.with = format!("{versions}{}", stage.shortened()));
         println!("{}\n\n{}", experiment.name, table(&measured, experiment.name, experiment.columns));
-        if let Some(out) = &out {
+        if !measured.iter().all(Figure::can_be_kept) {
+            eprintln!("not kept: the generator was late, the machine is too busy; next: run it again when it is not");
+        } else if let Some(out) = &out {
             let mut kept = publish::kept(out);
             replace(&mut kept, measured);
             publish::write(out, &kept).map_err(told)?;

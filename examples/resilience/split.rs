@@ -138,6 +138,7 @@ fn figure(report: &Report, phase: &Phase) -> Figure {
     figure.set("wanted", phase.v2_percent);
     figure.set_some("share", v2_share(&counted));
     figure.set_some("command_ms", phase.command.map(|took| took.as_secs_f64() * 1000.0));
+    figure.set_late(report);
     figure.remark = all.told();
     figure
 }
