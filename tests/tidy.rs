@@ -10,8 +10,8 @@ use std::path::{Path, PathBuf};
 /// A module imports only from lower floors, never from a sibling on its own.
 const FLOORS: &[(u8, &[&str])] = &[
     (0, &["model"]),
-    (1, &["swim", "catalog", "route", "policy", "wire", "lobby"]),
-    (2, &["access", "config", "store", "identity"]),
+    (1, &["swim", "catalog", "route", "policy", "wire", "lobby", "logbook"]),
+    (2, &["access", "config", "store", "identity", "history"]),
     (3, &["gossip", "health", "dns", "proxy", "sources", "api", "ui"]),
     (4, &["agent"]),
     (5, &["cli"]),

@@ -20,6 +20,7 @@ use serde::{Deserialize, Serialize};
 
 use super::file;
 use super::role::{GLOBS_MAX, Role};
+use crate::logbook::read_bounded;
 
 const FILE: &str = "acl.json";
 const LOCK: &str = "acl.lock";
@@ -135,7 +136,7 @@ fn io_error(what: &'static str, path: &Path) -> impl FnOnce(io::Error) -> AclErr
 }
 
 fn read(path: &Path) -> Result<Vec<Token>, AclError> {
-    let bytes = file::read_bounded(path, FILE_BYTES_MAX).map_err(io_error("read", path))?;
+    let bytes = read_bounded(path, FILE_BYTES_MAX).map_err(io_error("read", path))?;
     let Some(bytes) = bytes else { return Ok(Vec::new()) };
     let form = |why: String| AclError::Form { path: path.to_owned(), why };
     let ledger: Ledger = serde_json::from_slice(&bytes).map_err(|error| form(error.to_string()))?;

@@ -53,6 +53,8 @@ pub(super) enum Refusal {
     Operator,
     /// A policy that its operator did not sign so.
     OperatorSignature,
+    /// Not looked at: datagrams have brought too much that was false.
+    OverRate,
 }
 
 impl Refusal {
@@ -66,6 +68,7 @@ impl Refusal {
             Refusal::Revoked => "revoked",
             Refusal::Operator => "operator",
             Refusal::OperatorSignature => "operator_signature",
+            Refusal::OverRate => "over_rate",
         }
     }
 }
@@ -106,6 +109,7 @@ impl Gate {
             RecordKind::NODE if !record.header().tombstone => self.judge_node(identity, record, now),
             _ => match self.proven.get(&record.origin()) {
                 None => return self.wait(record),
+                Some(origin) if identity.cluster_trust().disbelieves(origin) => Err(Refusal::Revoked),
                 Some(origin) => judge_other(origin, record, signature, now),
             },
         };
@@ -190,6 +194,12 @@ impl Gate {
         self.proven.contains_key(&node) || self.waiting.contains_key(&node)
     }
 
+    /// The hosts whose certificates were believed, and are not any more since their issuers were revoked.
+    pub(super) fn disbelieved(&self, identity: &Identity) -> Vec<NodeId> {
+        let trust = identity.cluster_trust();
+        self.proven.values().filter(|peer| trust.disbelieves(peer)).map(|peer| peer.node).collect()
+    }
+
     /// The hosts whose certificates are believed.
     pub(super) fn origins(&self) -> impl Iterator<Item = NodeId> {
         self.proven.keys().copied()
@@ -206,8 +216,8 @@ impl Gate {
 
     /// Trusts this host's own records.
     pub(super) fn know_self(&mut self, identity: &Identity) {
-        if let Some(Ok(peer)) = identity.certificates.first().map(|leaf| PeerIdentity::from_der(leaf)) {
-            self.prove(Arc::new(peer));
+        if let Ok(peer) = leaf(&identity.certificates) {
+            self.prove(peer);
         }
     }
 
@@ -243,6 +253,11 @@ impl Gate {
         }
     }
 
+    /// Counts a record that was not looked at; its origin has nothing to do with it.
+    pub(super) fn pass_over(&mut self) {
+        *self.refused.entry(Refusal::OverRate).or_default() += 1;
+    }
+
     /// Refusals by reason, since the start.
     pub(super) fn refusals(&self) -> Vec<(&'static str, u64)> {
         let all = [
@@ -254,6 +269,7 @@ impl Gate {
             Refusal::Revoked,
             Refusal::Operator,
             Refusal::OperatorSignature,
+            Refusal::OverRate,
         ];
         all.map(|refusal| (refusal.as_str(), self.refused.get(&refusal).copied().unwrap_or(0))).to_vec()
     }
@@ -331,8 +347,8 @@ fn read(record: &Record) -> Result<Admitted, Refusal> {
 
 /// Whom a chain that was verified before speaks of.
 fn leaf(certificates: &[Vec<u8>]) -> Result<Arc<PeerIdentity>, Refusal> {
-    let leaf = certificates.first().ok_or(Refusal::Certificate)?;
-    PeerIdentity::from_der(leaf).map(Arc::new).map_err(|_| Refusal::Certificate)
+    let peer = PeerIdentity::from_chain(certificates.iter().map(Vec::as_slice));
+    peer.map(Arc::new).map_err(|_| Refusal::Certificate)
 }
 
 #[cfg(test)]
@@ -462,6 +478,24 @@ mod tests {
             let judged = gate.judge(&identity, &record, Signature::Unchecked, now);
             assert!(matches!(judged, Verdict::Refused(found) if found == refusal), "{refusal:?}");
         }
+    }
+
+    #[test]
+    fn what_a_revoked_issuer_has_issued_says_nothing_new_and_is_told_apart() {
+        let (_dir, identity, mut gate) = stranger();
+        let (issuer, now) = (NodeId([9; 16]), SystemTime::now());
+        let peer = PeerIdentity::from_chain(identity.certificates.iter().map(Vec::as_slice)).unwrap();
+        assert_eq!(peer.issuers, [identity.node], "an issuer's certificate names its host");
+        gate.prove(Arc::new(PeerIdentity { issuers: vec![issuer], ..peer }));
+        let body = body::encode_instance(&service()).unwrap();
+        let mut judge = || {
+            let record = sign(&identity, RecordKind::SERVICE, 1, b"web", &body);
+            gate.judge(&identity, &record, Signature::Unchecked, now)
+        };
+        assert!(matches!(judge(), Verdict::Admitted(Admitted::Service(_))));
+        identity.cluster_trust().replace(Arc::new([issuer].into()), None);
+        assert!(matches!(judge(), Verdict::Refused(Refusal::Revoked)));
+        assert_eq!(gate.disbelieved(&identity), [identity.node]);
     }
 
     #[test]

@@ -194,7 +194,7 @@ impl Control {
                 self.owner.on_updated(reply, result);
             }
             event = self.inlets.proxy.recv() => match event {
-                Some(event) => self.owner.on_proxy(event),
+                Some(event) => self.owner.on_proxy(&event),
                 None => self.part_has_ended("the data plane"),
             },
             command = self.inlets.api.recv() => match command {

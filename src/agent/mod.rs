@@ -44,6 +44,7 @@ use crate::api;
 use crate::catalog::{self, Catalog};
 use crate::config::{self, Config, default_advertise};
 use crate::gossip;
+use crate::history::History;
 use crate::identity::{Groups, Identity, IdentityError, TlsContexts, Voucher, prove_claim, verify_claim};
 use crate::model::{Claim, Directory, MemberState, NodeFacts, NodeId};
 use crate::proxy;
@@ -124,6 +125,9 @@ pub enum AgentError {
         /// The start that others know of.
         epoch: u64,
     },
+    /// No thread for the history.
+    #[error("the system refuses a thread for the history: {0}")]
+    History(std::io::Error),
     /// A record of this host is too large.
     #[error("{0}")]
     Own(String),
@@ -214,6 +218,8 @@ async fn run_here(config: Config) -> Result<(), AgentError> {
         voucher,
         clock: Box::new(SystemTime::now),
     };
+    let history = History::start(&config.data_dir).map_err(AgentError::History)?;
+    let history_lost = history.lost();
     let outlets = Outlets {
         directory: directory.clone(),
         local: local.clone(),
@@ -223,6 +229,7 @@ async fn run_here(config: Config) -> Result<(), AgentError> {
         gossip: commands,
         checks,
         store: store_writer,
+        history,
     };
     let mut owner = Owner::new(beginning, outlets);
     owner.restore(records);
@@ -248,10 +255,11 @@ async fn run_here(config: Config) -> Result<(), AgentError> {
     };
     let proxy = proxy::start(proxy_settings(&config, &identity), wires)?;
     let (capture, vip_asked) = proxy.capture().await;
-    let traffic = proxy.traffic();
+    let (traffic, taps) = (proxy.traffic(), proxy.taps());
     let gossip_sources = (gossip_counters, peers.clone());
     let mut sources = metrics::Sources::new(directory.clone(), tallied, gossip_sources, keyring_in_force, &proxy);
     sources.lobbies.push(("gossip", gossip_lobby));
+    sources.history_lost = history_lost;
     let dns = threads::start_dns(&config, directory.clone(), vip_asked, shutdown.clone(), &mut sources).await?;
     let (decided, decisions) = (directory.clone(), changed.clone());
     let services = threads::Services {
@@ -260,6 +268,7 @@ async fn run_here(config: Config) -> Result<(), AgentError> {
         changes: changed,
         own: local,
         traffic: Arc::new(move || traffic.snapshot()),
+        taps,
         versions: Arc::new(move |node| peers.versions(node)),
         who_asks: api::WhoAsks { callers, groups, cluster: identity.cluster.clone() },
         capture: match capture {

@@ -13,7 +13,7 @@ use super::{AgentError, EVENT_QUEUE, enroll, metrics, system};
 use crate::config::{CheckDefinition, Config, Upstreams};
 use crate::identity::{Identity, TlsContexts};
 use crate::model::{Directory, Health, ServiceId};
-use crate::proxy::{EnrollConnection, VipAsked};
+use crate::proxy::{EnrollConnection, Listening, TAPS_MAX, Taps, VipAsked};
 use crate::{api, dns, health};
 
 /// Commands of the API that wait for the owner.
@@ -155,6 +155,7 @@ pub(super) struct Services<'a> {
     pub changes: watch::Receiver<u64>,
     pub own: Arc<ArcSwap<api::Local>>,
     pub traffic: api::TrafficSource,
+    pub taps: Arc<Taps>,
     pub versions: api::VersionsSource,
     pub who_asks: api::WhoAsks,
     /// How service addresses are captured, in a word.
@@ -200,6 +201,7 @@ impl Services<'_> {
             changes,
             own,
             traffic,
+            taps,
             versions,
             who_asks,
             capture,
@@ -238,7 +240,11 @@ impl Services<'_> {
         let verdicts = runner.verdicts();
         let output: api::CheckOutput = Arc::new(move |check| verdicts.get(check).map(|latest| latest.output));
         let bound = bound.with_check_output(output).with_local(own).with_traffic(traffic).with_versions(versions);
-        let bound = bound.with_who_asks(who_asks);
+        let tap = move |filter| match taps.listen(filter) {
+            Some(Listening { lines, lost }) => Ok(api::Tapped { lines, lost }),
+            None => Err(TAPS_MAX),
+        };
+        let bound = bound.with_who_asks(who_asks).with_taps(Arc::new(tap));
         let render: api::Metrics = Arc::new(move |text| sources.render(text));
         let data_dir = config.data_dir.clone();
         let work = async move {

@@ -15,7 +15,7 @@ use super::own::{freshness, ports, real_address, unusable};
 use super::resolve::{Name, Unresolved, find_tag, read};
 use super::{Direction, Traffic};
 use crate::identity::PeerIdentity;
-use crate::model::{Health, Instance, Node, Protocol, Service, Tag};
+use crate::model::{Health, Instance, Node, Pressure, Protocol, Service, Tag};
 use crate::route;
 
 #[derive(Debug, Serialize)]
@@ -30,6 +30,8 @@ pub(super) struct Explained<'a> {
     /// How calls to the VIP are taken: `redirect` or `bind`; null if that is not known.
     capture: Option<&'a str>,
     candidates: Vec<Candidate<'a>>,
+    /// How hard this host presses on it; null before the first request.
+    pressure: Option<Pressure>,
     /// Null where nobody can take a call.
     chosen: Option<Chosen>,
 }
@@ -81,7 +83,9 @@ pub(super) fn explain<'a>(view: &View<'a>, name: &str, tag: Option<&str>) -> Res
     let service = view.directory.services.get(service).ok_or_else(|| Unresolved::Service(service.to_owned()))?;
     let found = tag.or(named_tag).map(|tag| find_tag(service, tag)).transpose()?;
     let (tag, tag_vip) = found.unzip();
-    let candidates = candidates(view, service, tag);
+    let traffic = (view.traffic)();
+    let candidates = candidates(view, &traffic, service, tag);
+    let pressure = traffic.pressures.into_iter().find(|pressure| pressure.service == service.name.as_str());
     let prefix = tag.map(|tag| format!("{tag}.")).unwrap_or_default();
     Ok(Explained {
         name: format!("{prefix}{}.{domain}", service.name),
@@ -94,12 +98,12 @@ pub(super) fn explain<'a>(view: &View<'a>, name: &str, tag: Option<&str>) -> Res
         capture: view.settings.capture.as_deref(),
         chosen: chosen(&candidates),
         candidates,
+        pressure,
     })
 }
 
-fn candidates<'a>(view: &View<'a>, service: &'a Service, tag: Option<&Tag>) -> Vec<Candidate<'a>> {
-    let traffic = (view.traffic)();
-    let each = service.instances.iter().map(|(node, instance)| candidate(view, &traffic, node, instance, tag));
+fn candidates<'a>(view: &View<'a>, traffic: &Traffic, service: &'a Service, tag: Option<&Tag>) -> Vec<Candidate<'a>> {
+    let each = service.instances.iter().map(|(node, instance)| candidate(view, traffic, node, instance, tag));
     let mut candidates: Vec<Candidate<'a>> = each.collect();
     let by_estimate = service.protocol.is_http();
     for candidate in &mut candidates {
@@ -140,8 +144,16 @@ fn candidate<'a>(
             && edge.node == node_name
             && edge.instance == id
     });
-    let (ewma_us, in_flight) =
-        edges.fold((0, 0), |(ewma, open): (u64, u64), edge| (ewma.max(edge.ewma_us), open + edge.in_flight));
+    let seen = edges.fold((0, 0, 0), |(ewma, open, ejected): (u64, u64, u64), edge| {
+        (ewma.max(edge.ewma_us), open + edge.in_flight, ejected.max(edge.ejected_for_ms))
+    });
+    let (ewma_us, in_flight, ejected_for_ms) = seen;
+    if reason.is_none() && ejected_for_ms > 0 {
+        reason = Some(format!(
+            "ejected because it failed calls from here; tried again in {:.1} s",
+            ejected_for_ms as f64 / 1e3
+        ));
+    }
     let weights = instance.weights;
     Candidate {
         node: node_name,

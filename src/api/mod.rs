@@ -7,8 +7,8 @@
 //! heads, bodies, connections and times are bounded (`server`).
 //!
 //! `router` decides, purely, what a read is answered with, `writes` which command a write is; `consul`, `own`, `explain`
-//! and `telemetry` build the bodies, `filter` narrows them; `watch` is where blocking queries wait; `server` owns the
-//! sockets. KV, sessions, transactions and prepared queries answer 501: 404 would tell a KV client "no such key".
+//! and `telemetry` build the bodies, `filter` narrows them; `watch` is where blocking queries wait; `tap` is the one answer
+//! that goes on; `server` owns the sockets. KV, sessions, transactions and prepared queries answer 501: 404 would tell a KV client "no such key".
 
 mod answer;
 mod audited;
@@ -36,6 +36,7 @@ mod server;
 mod socket;
 #[cfg(test)]
 pub(crate) mod specimen;
+mod tap;
 mod telemetry;
 mod tls;
 mod traffic_policies;
@@ -67,6 +68,7 @@ pub use keyring::{
 };
 pub use local::{Local, LocalCheck, LocalService};
 pub use server::{Bound, bind};
+pub use tap::{TapSource, Tapped};
 pub use tls::TlsFiles;
 pub use whoami::WhoAsks;
 

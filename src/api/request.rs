@@ -50,6 +50,11 @@ impl Query {
         self.all(key).next()
     }
 
+    /// All of it.
+    pub(super) fn pairs(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.0.iter().map(|(key, value)| (key.as_str(), value.as_str()))
+    }
+
     /// Every value of `key`.
     pub(super) fn all<'a, 'k>(&'a self, key: &'k str) -> impl Iterator<Item = &'a str> + use<'a, 'k> {
         self.0.iter().filter(move |(name, _)| name == key).map(|(_, value)| value.as_str())

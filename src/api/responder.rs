@@ -7,11 +7,11 @@ use std::time::{Duration, Instant, SystemTime};
 use arc_swap::ArcSwap;
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
-use hyper::body::{Body, Incoming};
+use hyper::body::{Body as _, Incoming};
 use hyper::header::{
-    ACCEPT, ALLOW, CACHE_CONTROL, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, X_CONTENT_TYPE_OPTIONS,
+    ACCEPT, ALLOW, CACHE_CONTROL, CONNECTION, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, X_CONTENT_TYPE_OPTIONS,
 };
-use hyper::{Request, Response, StatusCode};
+use hyper::{Method, Request, Response, StatusCode};
 use rand::TryRng;
 use rand::rngs::SysRng;
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
@@ -27,6 +27,7 @@ use super::parameters::{Waiting, resource, waiting, with_jitter};
 use super::request::Asked;
 use super::rights::{Asker, Client, Openness};
 use super::router::{MetricsForm, Outcome, route};
+use super::tap::{self, Body, TapSource};
 use super::telemetry::{prometheus, telemetry};
 use super::watch::{Hub, Resource};
 use super::whoami::WhoAsks;
@@ -62,6 +63,7 @@ pub(super) struct Shared {
     pub(super) hub: Arc<Hub>,
     pub(super) metrics: Metrics,
     pub(super) traffic: TrafficSource,
+    pub(super) taps: Option<TapSource>,
     pub(super) versions: VersionsSource,
     pub(super) who_asks: Option<WhoAsks>,
     pub(super) check_output: CheckOutput,
@@ -134,7 +136,7 @@ impl Shared {
         client: Client,
         request: Request<Incoming>,
         stopping: watch::Receiver<bool>,
-    ) -> Response<Full<Bytes>> {
+    ) -> Response<Body> {
         Counters::add(&self.counters.requests);
         let (head, body) = request.into_parts();
         let wants_text = wants_text(&head.headers);
@@ -177,6 +179,12 @@ impl Shared {
         {
             return self.respond(Box::pin(who_asks.tell(client.ends.as_ref())).await);
         }
+        if let Some(source) = self.taps.as_ref().filter(|_| is_tap(&asked)) {
+            return match tap::begin(&asked, source, stopping) {
+                Ok(calls) => self.going_on(Body::Calls(Box::new(calls))),
+                Err(answer) => self.respond(answer),
+            };
+        }
         // A client that waits must not hold its head: the two share hyper's buffer.
         drop((head.headers, head.uri, body));
         self.read(asked, stopping).await
@@ -206,7 +214,7 @@ impl Shared {
 
     // Reading.
 
-    async fn read(&self, asked: Asked, mut stopping: watch::Receiver<bool>) -> Response<Full<Bytes>> {
+    async fn read(&self, asked: Asked, mut stopping: watch::Receiver<bool>) -> Response<Body> {
         let mut has_waited = false;
         match waiting(&asked, self.settings.limits.wait_max) {
             Ok(None) => {}
@@ -375,13 +383,22 @@ impl Shared {
 
     // Answering.
 
-    fn respond(&self, answer: Answer) -> Response<Full<Bytes>> {
+    fn respond(&self, answer: Answer) -> Response<Body> {
         let directory = self.directory.load();
         self.response(&directory, index(&directory), answer)
     }
 
-    fn response(&self, directory: &Directory, index: u64, answer: Answer) -> Response<Full<Bytes>> {
-        let mut response = Response::new(Full::new(Bytes::from(answer.body)));
+    /// An answer that ends with its connection.
+    fn going_on(&self, body: Body) -> Response<Body> {
+        let mut response = self.respond(Answer::text(StatusCode::OK, ""));
+        *response.body_mut() = body;
+        response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/x-ndjson"));
+        response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+        response
+    }
+
+    fn response(&self, directory: &Directory, index: u64, answer: Answer) -> Response<Body> {
+        let mut response = Response::new(Body::Whole(Full::new(Bytes::from(answer.body))));
         *response.status_mut() = answer.status;
         let headers = response.headers_mut();
         headers.insert(CONTENT_TYPE, HeaderValue::from_static(answer.content_type));
@@ -399,6 +416,10 @@ impl Shared {
         }
         response
     }
+}
+
+fn is_tap(asked: &Asked) -> bool {
+    asked.segments() == ["v1", "weft", "tap"] && asked.method == Method::GET
 }
 
 fn too_large() -> Answer {

@@ -271,6 +271,8 @@ fn read_own(path: &[&str], asked: &Asked, view: &View<'_>, asking: &Asking<'_>) 
         (["status"], _) => json(asked, &own::status(directory, view.settings)),
         (["services"], name) => json(asked, &own::services(directory, name)),
         (["trust"], _) => json(asked, &trust(view)),
+        // Reading it goes on: `responder` does that.
+        (["tap"], _) => Answer::method_not_allowed("GET"),
         (["traffic"], _) => json(asked, &(view.traffic)()),
         (["traffic-policies"], _) => json(asked, &traffic_policies::list(view)),
         (["traffic-policies", service], _) => match traffic_policies::one(view, service) {

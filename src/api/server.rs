@@ -25,6 +25,7 @@ use super::guard::Via;
 use super::responder::{Recent, Shared, stopped};
 use super::rights::{Client, Openness, Peer};
 use super::socket::Socket;
+use super::tap::TapSource;
 use super::tls::acceptor;
 use super::watch::Hub;
 use super::whoami::{Ends, WhoAsks};
@@ -88,6 +89,7 @@ pub async fn bind(settings: Settings) -> Result<Bound, ApiError> {
         check_output,
         own,
         traffic,
+        taps: None,
         versions,
         who_asks: None,
         counters: Arc::new(Counters { audit_lost, ..Counters::default() }),
@@ -107,6 +109,7 @@ pub struct Bound {
     check_output: CheckOutput,
     own: Arc<ArcSwap<Local>>,
     traffic: TrafficSource,
+    taps: Option<TapSource>,
     versions: VersionsSource,
     who_asks: Option<WhoAsks>,
     counters: Arc<Counters>,
@@ -164,6 +167,12 @@ impl Bound {
         self
     }
 
+    /// Shows calls as they end in `/v1/weft/tap`.
+    pub fn with_taps(mut self, taps: TapSource) -> Bound {
+        self.taps = Some(taps);
+        self
+    }
+
     /// Shows which versions of the gossip protocol are spoken with each host in `/v1/agent/members`.
     pub fn with_versions(mut self, versions: VersionsSource) -> Bound {
         self.versions = versions;
@@ -196,6 +205,7 @@ impl Bound {
             check_output,
             own,
             traffic,
+            taps,
             versions,
             who_asks,
             counters,
@@ -214,6 +224,7 @@ impl Bound {
             hub,
             metrics,
             traffic,
+            taps,
             versions,
             who_asks,
             check_output,
@@ -346,8 +357,11 @@ async fn serve<S: AsyncRead + AsyncWrite + Unpin + 'static>(
         async move {
             place.prove();
             let answer = shared.answer(client, request, stopping).await;
-            // Idle again, once the answer is written; a client that does not take it is idle too.
-            place.wait();
+            // Idle again, once the answer is written; a client that does not take it is idle too. An answer that goes on is
+            // in use to its end, which is the connection's.
+            if !answer.body().goes_on() {
+                place.wait();
+            }
             Ok::<_, Infallible>(answer)
         }
     });

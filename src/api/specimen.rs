@@ -197,8 +197,9 @@ pub(crate) fn traffic() -> Traffic {
         latency: [1; BUCKET_BOUNDS_US.len() + 1],
         latency_sum_us: 50_000,
         ewma_us: 500,
+        ejected_for_ms: 0,
     };
-    Traffic { seconds: 12.5, edges: vec![edge] }
+    Traffic { seconds: 12.5, edges: vec![edge], ..Traffic::default() }
 }
 
 /// Everything that bodies are built from, with this directory.

@@ -9,8 +9,10 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
+use hyper::body::Incoming;
 use hyper::client::conn::http1;
 use hyper::header::{CONTENT_TYPE, HOST, HeaderMap, HeaderValue, USER_AGENT};
+use hyper::http::response::Parts;
 use hyper::{Method, Request, StatusCode};
 use hyper_util::rt::TokioIo;
 use serde::Deserialize;
@@ -31,6 +33,8 @@ const CONNECT_MAX: Duration = Duration::from_secs(3);
 const ANSWER_MAX: Duration = Duration::from_secs(30);
 /// 100,000 instances at some 500 bytes each, with room.
 const ANSWER_BYTES_MAX: usize = 256 * 1024 * 1024;
+/// Of an answer that goes on; a call's path is shown up to 2,048 characters.
+const LINE_BYTES_MAX: usize = 64 * 1024;
 /// Of a blocking query: the most that the agent may wait for a change. Consul's default.
 const WATCH_WAIT: Duration = Duration::from_secs(300);
 /// Sentences of answers that are no JSON are shown up to here.
@@ -220,6 +224,38 @@ impl Client {
         Ok(Indexed { value: self.read(path, &body)?, index: told.unwrap_or(1).max(1), stale: is_stale(&headers) })
     }
 
+    /// GET of an answer that goes on: each line goes to `take`, until that says false or the agent ends it.
+    pub(super) async fn lines(
+        &self,
+        path: &str,
+        mut take: impl FnMut(&str) -> Result<bool, CliError>,
+    ) -> Result<(), CliError> {
+        let begun = tokio::time::timeout(ANSWER_MAX, self.begin(Method::GET, path, None)).await;
+        let begun = begun.unwrap_or_else(|_| Err(io::Error::from(io::ErrorKind::TimedOut).into()));
+        let (head, mut body) = begun.map_err(|error| self.broken(path, &error))?;
+        if !head.status.is_success() {
+            let body = Limited::new(body, ANSWER_BYTES_MAX).collect().await.map_err(ExchangeError::Body);
+            let body = body.map_err(|error| self.broken(path, &error))?;
+            return Err(refused(head.status, path, &body.to_bytes()));
+        }
+        let mut rest = Vec::new();
+        while let Some(frame) = body.frame().await {
+            let frame = frame.map_err(|error| self.broken(path, &error.into()))?;
+            rest.extend_from_slice(frame.data_ref().map_or(&[][..], |data| data));
+            while let Some(end) = rest.iter().position(|byte| *byte == b'\n') {
+                let line: Vec<u8> = rest.drain(..=end).collect();
+                if !take(String::from_utf8_lossy(&line).trim_end())? {
+                    return Ok(());
+                }
+            }
+            if rest.len() > LINE_BYTES_MAX {
+                let sentence = format!("a line of {path} is longer than {LINE_BYTES_MAX} bytes");
+                return Err(CliError::failed(sentence, "the agent is of another version, or no weft at all"));
+            }
+        }
+        Ok(())
+    }
+
     /// Runs what waits, on the client's runtime.
     pub(super) fn block_on<F: Future>(&self, future: F) -> F::Output {
         self.runtime.block_on(future)
@@ -266,6 +302,18 @@ impl Client {
         path: &str,
         body: Option<&Value>,
     ) -> Result<(StatusCode, HeaderMap, Bytes), ExchangeError> {
+        let (head, body) = self.begin(method, path, body).await?;
+        let body = Limited::new(body, ANSWER_BYTES_MAX).collect().await.map_err(ExchangeError::Body)?;
+        Ok((head.status, head.headers, body.to_bytes()))
+    }
+
+    /// Sends a request, and waits for the head of its answer.
+    async fn begin(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<&Value>,
+    ) -> Result<(Parts, Incoming), ExchangeError> {
         let stream = TokioIo::new(self.address.connect().await?);
         let (mut sender, connection) = http1::handshake(stream).await?;
         tokio::spawn(connection);
@@ -279,9 +327,7 @@ impl Client {
             Some(value) => request.header(CONTENT_TYPE, "application/json").body(Full::from(value.to_string()))?,
             None => request.body(Full::default())?,
         };
-        let (head, body) = sender.send_request(request).await?.into_parts();
-        let body = Limited::new(body, ANSWER_BYTES_MAX).collect().await.map_err(ExchangeError::Body)?;
-        Ok((head.status, head.headers, body.to_bytes()))
+        Ok(sender.send_request(request).await?.into_parts())
     }
 
     fn broken(&self, path: &str, error: &ExchangeError) -> CliError {

@@ -42,6 +42,9 @@ struct Explained {
     #[serde(default)]
     capture: Option<String>,
     candidates: Vec<Candidate>,
+    /// Nothing before the first request, and from agents of older versions.
+    #[serde(default)]
+    pressure: Option<Pressure>,
     #[serde(default)]
     chosen: Option<Chosen>,
 }
@@ -86,6 +89,17 @@ struct Certificate {
     expires_in_seconds: Option<i64>,
 }
 
+/// Of requests, from this host.
+#[derive(Debug, Serialize, Deserialize)]
+struct Pressure {
+    under_way: u64,
+    limit: u64,
+    retries_left: u64,
+    refused: u64,
+    retries: u64,
+    retries_refused: u64,
+}
+
 #[derive(Debug, Serialize, Deserialize)]
 struct Chosen {
     node: String,
@@ -125,6 +139,17 @@ fn write(text: &mut String, explained: &Explained, painted: bool) -> std::fmt::R
             table.row([&**node, instance, address, zone, health.as_str(), reason.as_deref().unwrap_or_default()]);
         }
         write!(text, "\nNo candidates:\n{}", table.painted(painted))?;
+    }
+
+    if let Some(Pressure { under_way, limit, retries_left, refused, retries, retries_refused }) = &explained.pressure {
+        writeln!(
+            text,
+            "\nFrom this host: {under_way} requests under way of {limit} that may be, {refused} refused as too many"
+        )?;
+        writeln!(
+            text,
+            "Retries: {retries_left} left now; {retries} made, {retries_refused} not, because the budget was used up"
+        )?;
     }
 
     let Some(chosen) = &explained.chosen else {

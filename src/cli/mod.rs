@@ -16,6 +16,7 @@ mod dev;
 mod enroll;
 mod explain;
 mod force_leave;
+mod history;
 mod intention;
 mod issuer;
 mod join;
@@ -37,6 +38,7 @@ mod rotate;
 mod services;
 mod shift;
 mod status;
+mod tap;
 mod token;
 mod top;
 mod traffic;
@@ -79,6 +81,7 @@ enum Verb {
     Resolve(resolve::Args),
     Explain(explain::Args),
     Top(top::Args),
+    Tap(tap::Args),
     Watch(watch::Args),
     Whoami(whoami::Args),
     Register(register::Args),
@@ -98,6 +101,7 @@ enum Verb {
     Shift(shift::Args),
     Acl(acl::Args),
     Audit(audit::Args),
+    History(history::Args),
     Report(report::Args),
     Ca(ca::Args),
     Issuer(issuer::Args),
@@ -146,6 +150,7 @@ fn run(cli: Cli) -> Result<(), CliError> {
         Verb::Shift(args) => shift::run(&args, &globals),
         Verb::Acl(args) => acl::run(&args, &globals),
         Verb::Audit(args) => audit::run(&args, &globals),
+        Verb::History(args) => history::run(&args, &globals),
         Verb::Report(args) => report::run(&args, &globals),
         Verb::Ca(args) => ca::run(&args, &globals),
         Verb::Issuer(args) => issuer::run(&args, &globals),
@@ -158,6 +163,7 @@ fn run(cli: Cli) -> Result<(), CliError> {
         Verb::Status(args) => status::run(&args, &globals),
         Verb::Explain(args) => explain::run(&args, &globals),
         Verb::Top(args) => top::run(&args, &globals),
+        Verb::Tap(args) => tap::run(&args, &globals),
         Verb::Watch(args) => watch::run(args, &globals),
         Verb::Whoami(args) => whoami::run(&args, &globals),
         Verb::Register(args) => register::run(&args, &globals),

@@ -19,11 +19,12 @@ use crate::model::{Claim, MemberState, NodeId, NodeName};
 /// `other_host`, `signature` or `revoked`.
 pub type CheckClaim = Arc<dyn Fn(&Claim) -> Result<Option<u64>, &'static str> + Send + Sync>;
 
-/// Wrong claims that one teller may make within a second; the rest of its new claims is dropped until the second ends. A check costs
-/// about 50 µs, and an honest host makes none.
+/// Wrong claims that one teller may make over streams within a second; the rest of its new claims is dropped until the second ends.
+/// A check costs about 50 µs, and an honest host makes none.
 const OFFENCES_MAX: u32 = 50;
 /// Claims of datagrams that are checked within a second: a fifth of a processor. The key that seals datagrams may be stolen, and then
-/// a teller's name is any name. Streams name their teller by certificate, and bring what datagrams do not.
+/// a teller's name is any name: to ignore one would be to ignore the host whose name it is, and its word against what is said of
+/// it. Streams name their teller by certificate, and bring what datagrams do not.
 const CHECKS_MAX: u32 = 4_000;
 /// Claims checked in one go; then others have their turn.
 const CHECKS_AT_ONCE: usize = 64;
@@ -140,8 +141,11 @@ impl Claims {
                 return true;
             }
             table.turn(now);
-            let wrong = table.offences.get(&teller).copied().unwrap_or(0);
-            if wrong >= OFFENCES_MAX || (via == Via::Datagram && table.checks >= CHECKS_MAX) {
+            let is_over_rate = match via {
+                Via::Datagram => table.checks >= CHECKS_MAX,
+                Via::Stream => table.offences.get(&teller).is_some_and(|wrong| *wrong >= OFFENCES_MAX),
+            };
+            if is_over_rate {
                 self.counters.claims_refused_over_rate.increment();
                 return false;
             }
@@ -161,7 +165,9 @@ impl Claims {
                 true
             }
             Err(reason) => {
-                *table.offences.entry(teller).or_default() += 1;
+                if via == Via::Stream {
+                    *table.offences.entry(teller).or_default() += 1;
+                }
                 let news = table.named.len() < NAMED_MAX && table.named.insert((teller, reason));
                 let named = |node| table.name(node).map(ToString::to_string).unwrap_or_default();
                 if news {
@@ -295,6 +301,15 @@ mod tests {
         }
         assert_eq!(counters.claims_refused_signature.get(), 3 * u64::from(OFFENCES_MAX));
         assert_eq!(counters.claims_refused_over_rate.get(), 3 * (1_000 - u64::from(OFFENCES_MAX)));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn wrong_claims_in_a_hosts_name_do_not_keep_its_true_ones_out() {
+        let (claims, _, _) = bench();
+        let forged: Vec<Claim> = (0..1_000).map(|number| claim(number, b"forged")).collect();
+        assert!(claims.of_datagram(TELLER, forged).is_empty());
+        assert_eq!(claims.of_datagram(TELLER, vec![claim(2_000, b"good")]).len(), 1);
+        assert_eq!(claims.of_stream(TELLER, vec![claim(2_001, b"good")]).await.len(), 1, "nor those of its streams");
     }
 
     #[tokio::test(start_paused = true)]

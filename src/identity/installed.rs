@@ -159,8 +159,8 @@ impl Identity {
     /// Checks that a chain (DER, leaf first) leads to a root of this cluster and holds at `now`; says whose it is. This
     /// is what admits another host's node record.
     pub fn verify_chain(&self, certificates: &[Vec<u8>], now: SystemTime) -> Result<PeerIdentity, PeerError> {
-        let leaf = self.verify_signers(certificates, now)?;
-        PeerIdentity::from_der(leaf)?.in_cluster(&self.cluster)
+        self.verify_signers(certificates, now)?;
+        PeerIdentity::from_chain(certificates.iter().map(Vec::as_slice))?.in_cluster(&self.cluster)
     }
 
     /// Checks that a chain leads to a root of this cluster and holds at `now`, whoever it is of. Returns its leaf.

@@ -237,7 +237,7 @@ fn member<'a>(
     peer: Option<&'a PeerIdentity>,
 ) -> Result<&'a PeerIdentity, Refusal> {
     let peer = peer.filter(|peer| peer.cluster == identity.cluster).ok_or(RefusalCode::NoCertificate)?;
-    if trust.is_revoked(peer.node) {
+    if trust.disbelieves(peer) {
         return Err(RefusalCode::Revoked.into());
     }
     Ok(peer)

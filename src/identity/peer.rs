@@ -2,6 +2,7 @@
 //! certificate is to be believed is the chain's matter: TLS proves it for connections, `Identity::verify_chain` for
 //! records.
 
+use std::collections::HashSet;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use rustls::pki_types::CertificateDer;
@@ -10,7 +11,7 @@ use x509_parser::der_parser::Oid;
 use x509_parser::extensions::GeneralName;
 use x509_parser::prelude::FromDer as _;
 
-use super::certificate::{EXTENSION_OID, decode_extension, glob_matches, parse_spiffe_uri};
+use super::certificate::{EXTENSION_OID, decode_extension, glob_matches, issuer_named_in, parse_spiffe_uri};
 use super::node_id_of;
 use crate::model::{NodeId, NodeName, ServiceName};
 
@@ -66,6 +67,8 @@ pub struct PeerIdentity {
     pub record_key: [u8; 32],
     /// Globs over the names of the services that it may speak for.
     pub grants: Vec<String>,
+    /// The hosts that issued it, as its chain names them; none where only the certificate itself was read.
+    pub issuers: Vec<NodeId>,
     /// From when the certificate holds.
     pub not_before: SystemTime,
     /// Until when the certificate holds. Connections end then.
@@ -93,15 +96,28 @@ impl PeerIdentity {
             cluster,
             record_key,
             grants,
+            issuers: Vec::new(),
             not_before: time(validity.not_before.timestamp()),
             not_after: time(validity.not_after.timestamp()),
         })
     }
 
-    /// Reads the leaf of the chain that a TLS peer presented and proved. The TLS configurations of `TlsContexts` have
+    /// Reads a chain, leaf first, without asking whether it is to be believed.
+    pub fn from_chain<'a>(mut chain: impl Iterator<Item = &'a [u8]>) -> Result<PeerIdentity, PeerError> {
+        let leaf = PeerIdentity::from_der(chain.next().ok_or(PeerError::NoCertificate)?)?;
+        // Whoever presents a chain may put others' certificates into it, but none of those that lead to the root away.
+        Ok(PeerIdentity { issuers: chain.take(CHAIN_CERTIFICATES_MAX).filter_map(issuer_named_in).collect(), ..leaf })
+    }
+
+    /// Reads the chain that a TLS peer presented and proved. The TLS configurations of `TlsContexts` have
     /// verified the chain by the time the handshake is over; that the cluster is ours, `TlsContexts::peer` checks too.
     pub fn from_certs(certificates: Option<&[CertificateDer<'_>]>) -> Result<PeerIdentity, PeerError> {
-        PeerIdentity::from_der(certificates.and_then(<[_]>::first).ok_or(PeerError::NoCertificate)?)
+        PeerIdentity::from_chain(certificates.unwrap_or_default().iter().map(|certificate| &**certificate))
+    }
+
+    /// True if the holder is one of these, or has its certificate from one.
+    pub fn is_among(&self, revoked: &HashSet<NodeId>) -> bool {
+        !revoked.is_empty() && (revoked.contains(&self.node) || self.issuers.iter().any(|node| revoked.contains(node)))
     }
 
     /// True if the holder may speak for the service: offer it, or call in its name.

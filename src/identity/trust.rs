@@ -53,6 +53,11 @@ impl ClusterTrust {
         self.0.load().revoked.contains(&node)
     }
 
+    /// True if a host, or one that issued its certificate, is not believed any more.
+    pub fn disbelieves(&self, peer: &PeerIdentity) -> bool {
+        peer.is_among(&self.0.load().revoked)
+    }
+
     /// Whether the host issues certificates; `None` if nobody has decided that.
     pub(super) fn is_issuer(&self, node: NodeId) -> Option<bool> {
         self.0.load().issuers.as_ref().map(|issuers| issuers.contains(&node))

@@ -16,6 +16,7 @@ mod policy;
 mod record;
 mod replication;
 mod resilience;
+mod tap;
 mod traffic;
 mod traffic_policy;
 mod trust;
@@ -40,7 +41,8 @@ pub use resilience::{
     Algorithm, Balance, HashKey, Limits, Outlier, PLATFORM_DEFAULT, Retries, Route, Share, Subset, Timeouts,
     TrafficPolicies, TrafficPolicy, platform_of,
 };
-pub use traffic::{BUCKET_BOUNDS_US, Direction, Edge, Traffic};
+pub use tap::{TapCode, TapError, TapFilter, TapHead};
+pub use traffic::{BUCKET_BOUNDS_US, Direction, Edge, Pressure, Traffic};
 pub use traffic_policy::{
     PastStatement, TRAFFIC_DOCUMENT_BYTES_MAX, TRIAL_SECONDS_MAX, TrafficAccount, TrafficStatement, Trial, TrialHere,
 };

@@ -49,9 +49,10 @@ pub struct Timeouts {
 pub struct Retries {
     /// Tries after the first, of requests that an instance may have seen.
     pub max: u8,
-    /// An idempotent request is repeated that was answered 502, 503 or 504.
+    /// An idempotent request is repeated that was answered with an error of the service's own: 5xx but 501.
     pub on_server_error: bool,
-    /// An idempotent request is repeated whose connection was lost.
+    /// An idempotent request is repeated that an instance broke off, or did not answer within `per_try`. If its host was lost
+    /// it always is.
     pub on_reset: bool,
     /// Retries per hundred requests of the last ten seconds.
     pub budget_percent: u16,
@@ -68,7 +69,7 @@ impl Default for Retries {
         Retries {
             max: 2,
             on_server_error: false,
-            on_reset: true,
+            on_reset: false,
             budget_percent: 20,
             budget_per_second: 10,
             backoff: Duration::from_millis(25),

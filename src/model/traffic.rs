@@ -26,6 +26,31 @@ pub struct Traffic {
     pub seconds: f64,
     /// One line a caller, service and instance.
     pub edges: Vec<Edge>,
+    /// One line a service that programs of this host call.
+    pub pressures: Vec<Pressure>,
+    /// Instances that were ejected.
+    pub ejections: u64,
+    /// Of these, those that answered again.
+    pub returns: u64,
+}
+
+/// How hard this host presses on a service with HTTP requests.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct Pressure {
+    /// The service.
+    pub service: String,
+    /// Requests under way.
+    pub under_way: u32,
+    /// How many there may be now: what the policy says, or less after requests that were not answered in time.
+    pub limit: u32,
+    /// Retries that the budget has left now.
+    pub retries_left: u32,
+    /// Requests that were refused because there were as many as there may be.
+    pub refused: u64,
+    /// Retries that were taken from the budget.
+    pub retries: u64,
+    /// Retries that the budget did not allow.
+    pub retries_refused: u64,
 }
 
 /// Calls from one host, or one service there, to one instance of a service.
@@ -58,4 +83,6 @@ pub struct Edge {
     pub latency_sum_us: u64,
     /// Outwards: the moving average by which instances are chosen, in microseconds; 0 before the first call.
     pub ewma_us: u64,
+    /// Outwards: the instance is ejected; milliseconds until it is tried again, as the last worker to eject it has it.
+    pub ejected_for_ms: u64,
 }

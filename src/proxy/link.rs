@@ -82,7 +82,7 @@ pub(super) struct Link {
     phase: Phase,
     eof: bool,
     /// Who is on the other side. Set by the handshake.
-    peer: Option<PeerIdentity>,
+    peer: Option<Arc<PeerIdentity>>,
     retires_at: Option<SystemTime>,
 }
 
@@ -140,8 +140,8 @@ impl Link {
             Ok(done) => done?,
             Err(_) => return Err(LinkError::Timeout(HANDSHAKE_TIMEOUT)),
         }
-        let leaf = link.tls.peer_certificates().first().ok_or(LinkError::Peer("there is none".into()))?;
-        link.peer = Some(PeerIdentity::from_der(leaf).map_err(|error| LinkError::Peer(error.to_string()))?);
+        let peer = PeerIdentity::from_certs(Some(link.tls.peer_certificates()));
+        link.peer = Some(Arc::new(peer.map_err(|error| LinkError::Peer(error.to_string()))?));
         Ok(link)
     }
 
@@ -193,7 +193,7 @@ impl Link {
     }
 
     /// Who is on the other side.
-    pub(super) fn peer(&self) -> Option<&PeerIdentity> {
+    pub(super) fn peer(&self) -> Option<&Arc<PeerIdentity>> {
         self.peer.as_ref()
     }
 

@@ -10,6 +10,7 @@
 //! Workers (`worker`) own all of it, one thread each; they read the published [`Directory`] and tell the owner only
 //! whether hosts' mesh ports answer. Nothing here changes the directory, and nothing here waits for the control plane.
 
+mod admission;
 mod attest;
 mod authorize;
 mod caller;
@@ -20,10 +21,12 @@ mod endpoints;
 mod http;
 mod link;
 mod pool;
+mod pressure;
 mod reach;
 mod relay;
 mod scratch;
 mod serving;
+mod tap;
 #[cfg(test)]
 mod tests;
 mod tls;
@@ -35,7 +38,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use arc_swap::ArcSwap;
 use ipnet::Ipv4Net;
@@ -46,12 +49,13 @@ use tracing::{info, warn};
 
 pub use capture::{Mode, VipAsked};
 pub use counters::{Counter, Counters};
+pub use tap::{Listening, TAPS_MAX, Taps};
 pub use traffic::Registry;
 
 pub use crate::config::{AccessLog, Capture};
 use crate::identity::{Groups, TlsContexts};
 use crate::lobby::{self, Lobby, Place};
-use crate::model::{Callers, Directory, NodeId};
+use crate::model::{Callers, Directory, NodeId, ServiceId, ServiceName};
 use worker::{Listener, Parts};
 
 /// Connections to the mesh port without a request yet. A host of a large fleet that returns is called by hundreds at once,
@@ -105,12 +109,35 @@ pub struct Settings {
 }
 
 /// What the data plane tells the owner.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Event {
     /// A host's mesh port does not answer.
     MeshUnreachable(NodeId),
     /// It answers again.
     MeshReachable(NodeId),
+    /// An instance gets no calls for a while, because those that it got failed. For the history, so it may be lost: send it
+    /// without waiting. Each worker may say so for itself.
+    Ejected {
+        /// Its host.
+        node: NodeId,
+        /// Its service.
+        service: ServiceName,
+        /// Its id.
+        instance: ServiceId,
+        /// By this host's clock, for people.
+        until: SystemTime,
+        /// In a few words: what it did.
+        why: String,
+    },
+    /// It gets calls again.
+    Returned {
+        /// Its host.
+        node: NodeId,
+        /// Its service.
+        service: ServiceName,
+        /// Its id.
+        instance: ServiceId,
+    },
 }
 
 /// Where the data plane's connections wait until they have proven themselves.
@@ -193,6 +220,7 @@ pub struct Proxy {
     counters: Arc<Counters>,
     lobbies: Lobbies,
     traffic: Arc<Registry>,
+    taps: Arc<Taps>,
     log_lines_lost: Option<Arc<AtomicU64>>,
     threads: Vec<JoinHandle<()>>,
     workers: Vec<mpsc::UnboundedSender<Listener>>,
@@ -225,8 +253,10 @@ pub fn start(settings: Settings, wires: Wires) -> Result<Proxy, ProxyError> {
     let counters = Arc::new(Counters::default());
     let lobbies = Lobbies::default();
     let traffic = Arc::new(Registry::default());
+    let taps = Arc::new(Taps::default());
     let access_log = http::AccessLogger::start(settings.access_log).map_err(ProxyError::Thread)?;
     let attest = attest::Shared::new(wires.callers, wires.groups);
+    let admission = Arc::new(admission::Admission::default());
     let (mut threads, mut workers) = (Vec::new(), Vec::new());
     let has_captured = captured.is_some();
     let mut captured = captured.into_iter().flatten();
@@ -248,8 +278,10 @@ pub fn start(settings: Settings, wires: Wires) -> Result<Proxy, ProxyError> {
             counters: counters.clone(),
             lobbies: lobbies.clone(),
             traffic: traffic.clone(),
+            taps: taps.clone(),
             access_log: access_log.clone(),
             attest: attest.clone(),
+            admission: admission.clone(),
             events: wires.events.clone(),
             enroll: wires.enroll.clone(),
             listeners,
@@ -264,6 +296,7 @@ pub fn start(settings: Settings, wires: Wires) -> Result<Proxy, ProxyError> {
         counters,
         lobbies,
         traffic,
+        taps,
         log_lines_lost: access_log.map(|log| log.lost()),
         threads,
         workers,
@@ -289,6 +322,11 @@ impl Proxy {
     /// What it carried, edge by edge.
     pub fn traffic(&self) -> Arc<Registry> {
         self.traffic.clone()
+    }
+
+    /// Who looks at its calls.
+    pub fn taps(&self) -> Arc<Taps> {
+        self.taps.clone()
     }
 
     /// Lines of the access log that were lost; `None` where there is no such log.

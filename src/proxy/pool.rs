@@ -2,7 +2,7 @@
 //! between threads.
 
 use std::cell::RefCell;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::time::{Duration, SystemTime};
 
 use tokio::time::Instant;
@@ -50,6 +50,12 @@ impl Pool {
     /// Drops every link to a host, because it does not answer.
     pub(super) fn forget(&self, node: NodeId) {
         self.idle.borrow_mut().remove(&node);
+    }
+
+    /// Drops every link to hosts that are not believed any more.
+    pub(super) fn forget_revoked(&self, revoked: &HashSet<NodeId>) {
+        let is_revoked = |link: &Link| link.peer().is_some_and(|peer| peer.is_among(revoked));
+        self.idle.borrow_mut().values_mut().for_each(|links| links.retain(|(link, _)| !is_revoked(link)));
     }
 
     /// Drops links that have been idle too long or were closed by the other side.

@@ -20,12 +20,13 @@ use super::http;
 use super::link::{HANDSHAKE_TIMEOUT, Incoming, Link, LinkError, tune};
 use super::pool::IDLE_SERVER_MAX;
 use super::relay::{End, Limits, Relay, abort};
+use super::tap::{Carried, word};
 use super::traffic::Cells;
 use super::worker::Worker;
 use super::{EnrollConnection, PROBE_NAME};
 use crate::identity::{Alpn, PeerIdentity, server_config_for};
 use crate::lobby::{Place, Source};
-use crate::model::{Health, Instance, Service, ServiceId, ServiceName, Tag};
+use crate::model::{Direction, Health, Instance, Service, ServiceId, ServiceName, Tag, TapHead};
 use crate::wire::frame::{FrameHeader, Open, RstReason};
 
 /// A ClientHello with a post-quantum key share takes about 1.5 KiB; nobody needs ten times that.
@@ -124,12 +125,12 @@ async fn read_hello(tcp: &mut TcpStream, received: &mut Vec<u8>) -> Result<rustl
 
 async fn serve_streams(worker: &Rc<Worker>, mut link: Link, place: Place) {
     let not_after = link.not_after();
-    let peer = link.peer().map(|peer| peer.node);
+    let peer = link.peer().cloned();
     let mut shutdown = worker.shutdown.clone();
     loop {
         let open = tokio::select! {
             open = timeout(IDLE_SERVER_MAX, next_open(worker, &mut link)) => open,
-            () = worker.peer_lost(peer) => return,
+            () = worker.peer_lost(peer.as_deref()) => return,
             _ = shutdown.wait_for(|stop| *stop) => return worker.finish(link),
             () = place.shown_out() => return,
         };
@@ -147,7 +148,7 @@ async fn serve_streams(worker: &Rc<Worker>, mut link: Link, place: Place) {
         if *worker.shutdown.borrow() {
             return worker.reset(link, RstReason::Draining);
         }
-        if SystemTime::now() >= not_after || peer.is_some_and(|peer| worker.is_revoked(peer)) {
+        if SystemTime::now() >= not_after || peer.as_ref().is_some_and(|peer| worker.is_revoked(peer)) {
             return worker.reset(link, RstReason::NotAllowed);
         }
         match serve_stream(worker, link, &open, not_after).await {
@@ -189,9 +190,12 @@ async fn serve_stream(worker: &Rc<Worker>, mut link: Link, open: &Open, not_afte
         tag: open.tag.clone(),
         caller: open.caller.clone(),
     };
-    let instance = match find(worker, &asked) {
+    let told = Carried::begin();
+    let instance = match find(worker, &asked).and_then(takes_streams) {
         Ok(instance) => instance,
         Err(reason) => {
+            told.broke("refused");
+            tell(worker, &told, &link, &asked);
             worker.counters.streams_refused.one();
             worker.reset(link, reason);
             return None;
@@ -199,11 +203,22 @@ async fn serve_stream(worker: &Rc<Worker>, mut link: Link, open: &Open, not_afte
     };
     let wanted = Wanted::of(open);
     if admit_wanted(worker, &wanted).is_err() {
+        told.broke("denied");
+        tell(worker, &told, &link, &asked);
         worker.counters.streams_refused.one();
         worker.reset(link, RstReason::NotAllowed);
         return None;
     }
+    let limits = worker.directory.load().traffic.of(&asked.service).limits;
+    let Ok(_permit) = worker.admission.connection(&instance.id, asked.caller.as_ref(), &limits) else {
+        worker.counters.streams_refused.one();
+        // As many as it may have: another instance may take it.
+        worker.reset(link, RstReason::Internal);
+        return None;
+    };
     let Ok(mut service) = deliver::connect(&instance, &worker.settings).await else {
+        told.broke("connect-failed");
+        tell(worker, &told, &link, &asked);
         worker.counters.streams_refused.one();
         worker.reset(link, RstReason::ConnectFailed);
         return None;
@@ -215,17 +230,20 @@ async fn serve_stream(worker: &Rc<Worker>, mut link: Link, open: &Open, not_afte
     let cells = link.peer().map(|peer| worker.inbound_cells(peer, &asked, instance.protocol));
     let counted = Counted::begin(cells);
     let limits = Limits { idle: worker.settings.idle_timeout, not_after };
-    let peer = link.peer().map(|peer| peer.node);
+    let peer = link.peer().cloned();
     let mut relay = Relay::serving(&mut service, &mut link, &worker.scratch);
     let ended = tokio::select! {
         ended = relay.run(&limits, HANDSHAKE_TIMEOUT) => ended,
         () = tag_lost(worker, &instance, open.tag.as_ref()) => End::TagLost,
-        () = worker.peer_lost(peer) => End::HostLost,
+        () = worker.peer_lost(peer.as_deref()) => End::HostLost,
         () = turned(worker, &wanted) => End::Denied,
     };
     counted.end(matches!(ended, End::Finished));
     worker.counters.bytes_down.add(relay.bytes_up);
     worker.counters.bytes_up.add(relay.bytes_down);
+    told.broke(word(&ended));
+    told.carried(relay.bytes_down, relay.bytes_up);
+    tell(worker, &told, &link, &asked);
     match ended {
         End::Finished => return Some(link),
         End::LocalReset => worker.finish(link),
@@ -235,6 +253,23 @@ async fn serve_stream(worker: &Rc<Worker>, mut link: Link, open: &Open, not_afte
         }
     }
     None
+}
+
+/// Shows a stream that is over to those who look.
+fn tell(worker: &Worker, told: &Carried, link: &Link, asked: &Asked) {
+    if !worker.taps.is_watched() {
+        return;
+    }
+    let own = worker.own_name();
+    let head = TapHead {
+        direction: Direction::In,
+        caller: asked.caller.as_ref().map_or("", ServiceName::as_str),
+        caller_node: link.peer().map_or("", |peer| peer.name.as_str()),
+        service: asked.service.as_str(),
+        method: "",
+        path: "",
+    };
+    told.end(&worker.taps, &head, (&own, asked.instance.as_str()), 1);
 }
 
 /// One stream, counted from its beginning to its end.
@@ -284,6 +319,12 @@ pub(super) fn find(worker: &Worker, asked: &Asked) -> Result<Arc<Instance>, RstR
         return Err(RstReason::NoSuchInstance);
     }
     Ok(instance.clone())
+}
+
+/// What speaks HTTP is sent requests, in heads that an agent has read and written anew: in the bytes of a stream the calling
+/// host could say that anybody calls. An honest caller that has not heard yet what the instance speaks goes elsewhere.
+fn takes_streams(instance: Arc<Instance>) -> Result<Arc<Instance>, RstReason> {
+    if instance.protocol.is_http() { Err(RstReason::NoSuchInstance) } else { Ok(instance) }
 }
 
 async fn tag_lost(worker: &Worker, opened: &Instance, tag: Option<&Tag>) {

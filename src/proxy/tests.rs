@@ -8,6 +8,7 @@ use std::time::{Duration, SystemTime};
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
 use rustls::ClientConfig;
+use socket2::SockRef;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
@@ -31,8 +32,17 @@ fn contexts() -> TlsContexts {
 async fn sockets() -> (TcpStream, TcpStream) {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
     let (near, far) = tokio::join!(TcpStream::connect(listener.local_addr().unwrap()), listener.accept());
-    (near.unwrap(), far.unwrap().0)
+    let (near, far) = (near.unwrap(), far.unwrap().0);
+    for socket in [&near, &far] {
+        // Else the kernel lets a buffer grow with what it has to hold, to as much as it likes.
+        SockRef::from(socket).set_send_buffer_size(BUFFER_BYTES).unwrap();
+        SockRef::from(socket).set_recv_buffer_size(BUFFER_BYTES).unwrap();
+    }
+    (near, far)
 }
+
+/// What sockets of a test hold.
+const BUFFER_BYTES: usize = 256 * 1024;
 
 /// Both ends of one link.
 async fn links(tls: &TlsContexts, scratch: &Scratch) -> (Link, Link) {

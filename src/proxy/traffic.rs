@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::authorize::Denials;
+use super::pressure::{Ejections, Pressures};
 use crate::model::{BUCKET_BOUNDS_US, Direction, Edge, Protocol, Traffic};
 
 /// Edges kept at most. Beyond it those that nobody holds any more are let go, and if none is, calls of new edges are
@@ -37,6 +38,8 @@ pub(super) struct Cells {
     latency: [AtomicU64; BUCKETS],
     latency_sum_us: AtomicU64,
     ewma_us: AtomicU64,
+    /// Milliseconds of the registry's clock.
+    ejected_until_ms: AtomicU64,
 }
 
 fn bump(cell: &AtomicU64) {
@@ -80,6 +83,8 @@ impl Cells {
 /// Every edge since the agent's start.
 #[derive(Debug)]
 pub struct Registry {
+    pub(super) pressures: Pressures,
+    pub(super) ejections: Ejections,
     edges: Mutex<HashMap<Key, Arc<Cells>>>,
     failures: Mutex<HashMap<(String, &'static str), u64>>,
     pub(super) denials: Denials,
@@ -89,6 +94,8 @@ pub struct Registry {
 impl Default for Registry {
     fn default() -> Registry {
         Registry {
+            pressures: Pressures::default(),
+            ejections: Ejections::default(),
             edges: Mutex::default(),
             failures: Mutex::default(),
             denials: Denials::default(),
@@ -145,17 +152,31 @@ impl Registry {
         failures
     }
 
+    fn now_ms(&self) -> u64 {
+        u64::try_from(self.since.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
+
+    /// The instance of these cells is ejected for so long; for no time: it is back.
+    pub(super) fn ejected(&self, cells: &Cells, ejected_for: Duration) {
+        let ejected_for_ms = u64::try_from(ejected_for.as_millis()).unwrap_or(u64::MAX);
+        let until_ms = if ejected_for_ms == 0 { 0 } else { self.now_ms().saturating_add(ejected_for_ms) };
+        cells.ejected_until_ms.store(until_ms, Ordering::Relaxed);
+    }
+
     /// All of it, in the order of callers, services and instances.
     pub fn snapshot(&self) -> Traffic {
         let mut edges: Vec<(Key, Arc<Cells>)> =
             lock(&self.edges).iter().map(|(key, cells)| (key.clone(), cells.clone())).collect();
         edges.sort_by(|a, b| a.0.cmp(&b.0));
-        let edges = edges.into_iter().map(|(key, cells)| edge(key, &cells)).collect();
-        Traffic { seconds: self.since.elapsed().as_secs_f64(), edges }
+        let now_ms = self.now_ms();
+        let edges = edges.into_iter().map(|(key, cells)| edge(key, &cells, now_ms)).collect();
+        let (ejections, returns) = self.ejections.counts();
+        let seconds = self.since.elapsed().as_secs_f64();
+        Traffic { seconds, edges, pressures: self.pressures.all(), ejections, returns }
     }
 }
 
-fn edge(key: Key, cells: &Cells) -> Edge {
+fn edge(key: Key, cells: &Cells, now_ms: u64) -> Edge {
     let read = |cell: &AtomicU64| cell.load(Ordering::Relaxed);
     let ended = read(&cells.ended);
     Edge {
@@ -172,6 +193,7 @@ fn edge(key: Key, cells: &Cells) -> Edge {
         latency: std::array::from_fn(|bucket| read(&cells.latency[bucket])),
         latency_sum_us: read(&cells.latency_sum_us),
         ewma_us: read(&cells.ewma_us),
+        ejected_for_ms: read(&cells.ejected_until_ms).saturating_sub(now_ms),
     }
 }
 

@@ -19,6 +19,7 @@ use tokio::task::spawn_local;
 use tokio::time::{interval, sleep, timeout};
 use tracing::{debug, info, warn};
 
+use super::admission::Admission;
 use super::attest::{self, Attest};
 use super::capture::{PROBE_GREETING, PROBE_PORT, probe_vip};
 use super::counters::Counters;
@@ -26,9 +27,11 @@ use super::endpoints::Endpoints;
 use super::http::{AccessLogger, Channels, LocalPool};
 use super::link::{Link, LinkError};
 use super::pool::Pool;
+use super::pressure::OnService;
 use super::relay::{End, abort};
 use super::scratch::Scratch;
 use super::serving::Asked;
+use super::tap::Taps;
 use super::traffic::{Cells, Key, Registry};
 use super::{EnrollConnection, Event, Lobbies, Settings, caller, reach, serving};
 use crate::identity::{PeerIdentity, TlsContexts};
@@ -41,6 +44,8 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// Callers of instances of this host whose counts are kept at hand.
 const INBOUND_MAX: usize = 4096;
 const PRUNE_INTERVAL: Duration = Duration::from_secs(5);
+/// Whether instances fail more than others is looked at this often; each service has an interval of its own.
+const JUDGE_INTERVAL: Duration = Duration::from_secs(1);
 
 /// A bound port that this worker accepts on.
 pub(super) enum Listener {
@@ -62,8 +67,10 @@ pub(super) struct Parts {
     pub counters: Arc<Counters>,
     pub lobbies: Lobbies,
     pub traffic: Arc<Registry>,
+    pub taps: Arc<Taps>,
     pub access_log: Option<AccessLogger>,
     pub attest: attest::Shared,
+    pub admission: Arc<Admission>,
     pub events: mpsc::Sender<Event>,
     pub enroll: mpsc::Sender<EnrollConnection>,
     pub listeners: mpsc::UnboundedReceiver<Listener>,
@@ -90,8 +97,11 @@ pub(super) struct Worker {
     /// Connections for requests to services of this host.
     pub local_pool: LocalPool,
     pub endpoints: Endpoints,
+    pub admission: Arc<Admission>,
+    pressures: RefCell<HashMap<ServiceName, Arc<OnService>>>,
     pub lobbies: Lobbies,
     pub traffic: Arc<Registry>,
+    pub taps: Arc<Taps>,
     pub access_log: Option<AccessLogger>,
     pub attest: Attest,
     /// Counts of calls from other hosts.
@@ -123,6 +133,7 @@ async fn work(mut parts: Parts) {
     let mut listeners = std::mem::replace(&mut parts.listeners, none);
     let worker = Worker::new(parts);
     spawn_local(prune(worker.clone()));
+    spawn_local(judge(worker.clone()));
     spawn_local(signal_lost_hosts(worker.clone()));
     if index == 0 {
         spawn_local(reach::watch_hosts(worker.clone()));
@@ -179,7 +190,16 @@ async fn prune(worker: Rc<Worker>) {
         worker.local_pool.prune();
         let directory = worker.directory.load();
         worker.endpoints.prune(&directory);
+        worker.pressures.borrow_mut().retain(|service, _| directory.services.contains_key(service));
         worker.inbound.borrow_mut().retain(|(node, ..), _| directory.nodes.contains_key(node));
+    }
+}
+
+async fn judge(worker: Rc<Worker>) {
+    let mut ticks = interval(JUDGE_INTERVAL);
+    loop {
+        ticks.tick().await;
+        worker.endpoints.judge();
     }
 }
 
@@ -201,6 +221,10 @@ async fn signal_lost_hosts(worker: Rc<Worker>) {
             directory.nodes.get(node).is_some_and(|node| failed(node)) || revoked.contains(node)
         };
         worker.channels.cut(has_failed);
+        if !revoked.is_empty() {
+            worker.pool.forget_revoked(revoked);
+            worker.channels.cut_revoked(revoked);
+        }
         let mut signals = worker.lost_signals.borrow_mut();
         signals.retain(|node, signal| {
             if has_failed(node) {
@@ -217,7 +241,7 @@ impl Worker {
     /// A worker that has nothing to do yet.
     pub(super) fn new(parts: Parts) -> Rc<Worker> {
         let Parts { settings, directory, changes, tls, counters, traffic, access_log, events, .. } = parts;
-        let Parts { lobbies, attest, enroll, shutdown, rng, .. } = parts;
+        let Parts { lobbies, attest, admission, enroll, shutdown, rng, taps, .. } = parts;
         Rc::new(Worker {
             local: settings.local,
             settings,
@@ -225,15 +249,18 @@ impl Worker {
             changes,
             tls,
             counters,
+            endpoints: Endpoints::new(traffic.clone(), events.clone()),
+            admission,
+            pressures: RefCell::default(),
             events,
             enroll,
             shutdown,
             pool: Pool::default(),
             channels: Channels::default(),
             local_pool: LocalPool::default(),
-            endpoints: Endpoints::new(traffic.clone()),
             lobbies,
             traffic,
+            taps,
             access_log,
             attest: Attest::new(attest),
             inbound: RefCell::default(),
@@ -293,16 +320,30 @@ impl Worker {
         }
     }
 
+    /// How hard this host presses on a service.
+    pub(super) fn pressure_on(&self, service: &ServiceName) -> Arc<OnService> {
+        if let Some(on) = self.pressures.borrow().get(service) {
+            return on.clone();
+        }
+        let on = self.traffic.pressures.on(service);
+        self.pressures.borrow_mut().insert(service.clone(), on.clone());
+        on
+    }
+
+    /// This host's name.
+    pub(super) fn own_name(&self) -> String {
+        let directory = self.directory.load();
+        directory.nodes.get(&self.local).map(|node| node.facts.name.to_string()).unwrap_or_default()
+    }
+
     /// Where calls of another host for an instance of this one are counted.
     pub(super) fn inbound_cells(&self, peer: &PeerIdentity, asked: &Asked, protocol: Protocol) -> Arc<Cells> {
         let make = || {
-            let directory = self.directory.load();
-            let own = directory.nodes.get(&self.local).map_or("", |node| node.facts.name.as_str());
             self.traffic.cells(Key {
                 direction: Direction::In,
                 caller: peer.name.to_string(),
                 caller_service: asked.caller.as_ref().map(ToString::to_string).unwrap_or_default(),
-                node: own.to_owned(),
+                node: self.own_name(),
                 service: asked.service.to_string(),
                 instance: asked.instance.to_string(),
                 protocol,
@@ -382,9 +423,9 @@ impl Worker {
         self.reset(link, RstReason::Reset);
     }
 
-    /// True if a host is not believed any more.
-    pub(super) fn is_revoked(&self, node: NodeId) -> bool {
-        self.directory.load().intentions.revoked().contains(&node)
+    /// True if a host, or one that issued the certificate that it came with, is not believed any more.
+    pub(super) fn is_revoked(&self, peer: &PeerIdentity) -> bool {
+        peer.is_among(self.directory.load().intentions.revoked())
     }
 
     /// Ends when a host has failed, left or been revoked: what was sent to it would otherwise be retransmitted for a quarter of an hour.
@@ -393,11 +434,22 @@ impl Worker {
         lost.notified().await;
     }
 
-    /// [`Worker::host_lost`] of a peer that may not be known.
-    pub(super) async fn peer_lost(&self, node: Option<NodeId>) {
-        match node {
-            Some(node) => self.host_lost(node).await,
-            None => std::future::pending().await,
+    /// [`Worker::host_lost`] of who is at the other end of a connection; and ends when an issuer of its certificate is revoked.
+    pub(super) async fn peer_lost(&self, peer: Option<&PeerIdentity>) {
+        let Some(peer) = peer else { return std::future::pending().await };
+        let revoked = async {
+            loop {
+                // Begun before the look, so that no change goes by between the two.
+                let changed = self.intentions_changed.notified();
+                if self.is_revoked(peer) {
+                    return;
+                }
+                changed.await;
+            }
+        };
+        tokio::select! {
+            () = self.host_lost(peer.node) => {}
+            () = revoked => {}
         }
     }
 

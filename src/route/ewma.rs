@@ -16,6 +16,14 @@ const UNKNOWN_US: f64 = 1_000.0;
 /// costs a request one more try, and the check says soon enough what is dead.
 pub const AVOIDANCE: Duration = Duration::from_secs(1);
 
+/// A failure counts as a latency of at least this, or an instance that refuses all calls at once would look like the fastest
+/// of them and draw them all. Slower than what most services answer in.
+const PENALTY_MIN: Duration = Duration::from_millis(100);
+/// ... and of at least this many times the average, so that it counts among slow instances too.
+const PENALTY_FACTOR: f64 = 2.0;
+/// Failures in a row make it no slower than this: it shall be tried again within a few [`DECAY`]s. By then it was ejected.
+const PENALTY_MAX: Duration = Duration::from_secs(10);
+
 /// The average of one instance, as one caller measures it.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct PeakEwma {
@@ -42,6 +50,13 @@ impl PeakEwma {
         }
         self.at = now;
         self.is_known = true;
+    }
+
+    /// Takes a call that was answered with a failure (5xx, 429) after `latency`: counts it as one that was slow.
+    pub fn penalize(&mut self, now: Duration, latency: Duration) {
+        let doubled = self.value_us(now) * PENALTY_FACTOR / 1e6;
+        let penalty = Duration::try_from_secs_f64(doubled).unwrap_or(PENALTY_MAX).clamp(PENALTY_MIN, PENALTY_MAX);
+        self.observe(now, penalty.max(latency));
     }
 
     /// The average in microseconds. Without calls it comes down to nothing, so that a slow instance is tried again.
@@ -88,6 +103,26 @@ mod tests {
         let mut ewma = PeakEwma::default();
         ewma.observe(Duration::ZERO, Duration::from_secs(5));
         assert!(ewma.value_us(10 * DECAY) < 1_000.0);
+    }
+
+    #[test]
+    fn failures_answered_at_once_look_slow_not_fast() {
+        let (mut failing, mut slow) = (PeakEwma::default(), PeakEwma::default());
+        failing.penalize(Duration::ZERO, MS);
+        assert_eq!(failing.value_us(Duration::ZERO), 100_000.0);
+        slow.observe(Duration::ZERO, 167 * MS);
+        slow.penalize(Duration::ZERO, MS);
+        assert_eq!(slow.value_us(Duration::ZERO), 334_000.0);
+        slow.penalize(Duration::ZERO, Duration::from_secs(1));
+        assert_eq!(slow.value_us(Duration::ZERO), 1_000_000.0, "one that was slower than that counts as it was");
+    }
+
+    #[test]
+    fn however_often_it_fails_it_is_worth_a_try_again_within_two_minutes() {
+        let mut ewma = PeakEwma::default();
+        (0..10_000).for_each(|_| ewma.penalize(Duration::ZERO, MS));
+        assert_eq!(ewma.value_us(Duration::ZERO), 10_000_000.0);
+        assert!(ewma.value_us(12 * DECAY) < 100.0);
     }
 
     #[test]

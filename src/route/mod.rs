@@ -1,14 +1,42 @@
-//! Choosing: which instance takes a call. Pure: loads and randomness are arguments, the choice is the return value.
+//! Choosing: which instance takes a call, whether one is tried again, and when there are too many. Pure: times, loads and
+//! randomness are arguments, the choice is the return value. What operators say of it is in `model/resilience.rs`.
+//!
+//! Which: routes (`matching`), shares (`split`), zones, then an instance of those that are not ejected (`outlier`), by load
+//! (here, `ewma`), weight (`pick`, `slow_start`) or key (`ring`). Whether again: `budget`. Too many: `adaptive` at the caller,
+//! `rate` at the called.
 //!
 //! Power of two choices (Mitzenmacher, "The Power of Two Choices in Randomized Load Balancing", IEEE TPDS 12(10), 2001):
 //! of two instances drawn at random the one with less load. It is nearly as even as looking at all of them, and does
 //! not herd when loads are a moment old.
 
+mod adaptive;
+mod bucket;
+mod budget;
 mod ewma;
+#[cfg(test)]
+mod histories_tests;
+mod matching;
+mod outlier;
+mod pick;
+mod rate;
+mod ring;
+mod slow_start;
+mod split;
+mod zones;
 
 use rand::{Rng, RngExt};
 
+pub use adaptive::InFlight;
+pub use budget::{RetryBudget, backoff};
 pub use ewma::{AVOIDANCE, PeakEwma};
+pub use matching::route_for;
+pub use outlier::{PROBE_MAX, Standing, Track, laggards, may_eject, panics};
+pub use pick::{RoundRobin, pick_weighted};
+pub use rate::{CALLERS_MAX, Rates};
+pub use ring::{Ring, hash};
+pub use slow_start::ramp;
+pub use split::share;
+pub use zones::local_share;
 
 /// Chooses one of `count` candidates. `load` tells that of the candidate at an index: open calls, or
 /// [`PeakEwma::load`]. `None` if there is none.

@@ -84,6 +84,7 @@ pub(crate) const EXPLAIN: &str = r#"{"name":"billing.mesh.internal","service":"b
     {"node":"db-01","node_id":"03","instance":"billing","address":"10.0.0.3:8080","zone":"eu-1b","local":false,
      "health":"critical","weight":1,"usable":false,"reason":"critical: service:billing","ewma_us":0,"in_flight":0,
      "score":null,"chance":0,"certificate":null}],
+    "pressure":{"service":"billing","under_way":3,"limit":4096,"retries_left":12,"refused":0,"retries":7,"retries_refused":1},
     "chosen":{"node":"web-02","instance":"billing","why":"its score is the lowest"}}"#;
 
 pub(crate) const EXPLAIN_NOWHERE: &str = r#"{"name":"v9.legacy.mesh.internal","service":"legacy","tag":"v9","vip":"127.64.0.2",
@@ -96,7 +97,7 @@ fn edge(direction: &str, caller: &str, node: &str, codes: [u64; 6], latency: [u6
     format!(
         r#"{{"direction":"{direction}","caller":"{caller}","node":"{node}","service":"billing","instance":"billing",
         "protocol":"http","codes":{codes:?},"in_flight":3,"retries":{},"latency":{latency:?},"latency_sum_us":1,
-        "ewma_us":900}}"#,
+        "ewma_us":900,"ejected_for_ms":0}}"#,
         codes[0]
     )
 }
@@ -107,7 +108,8 @@ pub(crate) fn traffic(seconds: u64) -> String {
     let out = edge("out", "web-01", "web-02", [0, 0, 95 * seconds, 0, 4 * seconds, seconds], latency(40 * seconds));
     let nowhere = edge("out", "web-01", "", [seconds, 0, 0, 0, 0, 0], latency(0));
     let inward = edge("in", "db-01", "web-01", [0, 0, 10 * seconds, 0, 0, 0], latency(4 * seconds));
-    format!(r#"{{"seconds":{seconds}.0,"edges":[{inward},{out},{nowhere}]}}"#)
+    let pressures = r#"[{"service":"billing","under_way":3,"limit":4096,"retries_left":12,"refused":0,"retries":7,"retries_refused":1}]"#;
+    format!(r#"{{"seconds":{seconds}.0,"edges":[{inward},{out},{nowhere}],"pressures":{pressures}}}"#)
 }
 
 pub(crate) fn health(nodes: &[(&str, &str)]) -> String {
@@ -129,6 +131,32 @@ pub(crate) const RESOLVED: &str = r#"{"name":"billing.mesh.internal","kind":"vip
     "tag":null,"vip":"127.64.0.1","ports":[8080,80],"protocol":"http","disputed":false,"node":null,"instances":[
     {"node":"web-01","node_id":"01","node_state":"alive","zone":"eu-1a","local":true,"id":"billing",
      "address":"10.0.0.1:8080","tags":[],"health":"passing","usable":true,"reason":null}]}"#;
+
+fn call(direction: &str, method: &str, path: &str, status: u16, more: &str) -> String {
+    let mut call = serde_json::json!({
+        "time": "2026-01-02T03:04:05.678Z", "direction": direction, "protocol": "HTTP/1.1", "caller": "web",
+        "caller_node": "web-01", "service": "billing", "instance": "billing", "node": "web-02", "method": method,
+        "path": path, "status": status, "error": "", "rule": "", "tries": 1, "milliseconds": 1.25, "bytes_up": 0,
+        "bytes_down": 512,
+    });
+    let more: serde_json::Value = serde_json::from_str(more).expect("JSON");
+    more.as_object().expect("an object").iter().for_each(|(key, value)| call[key] = value.clone());
+    format!("{call}\n")
+}
+
+/// A request that went well, one that Weft answered itself, one of another host, a connection; and that some were lost.
+pub(crate) fn calls() -> String {
+    let denied = r#"{"error": "denied", "rule": "deny web -> billing", "caller": "", "bytes_down": null, "tries": 2}"#;
+    let tcp = r#"{"protocol": "tcp", "service": "db", "instance": "db", "node": "db-01", "milliseconds": 60250.4, "bytes_up": 93}"#;
+    [
+        call("out", "GET", "/v1/users", 200, "{}"),
+        call("out", "POST", "/v1/\u{1b}[2J", 403, denied),
+        "\n{\"lost\":12}\n".to_owned(),
+        call("in", "GET", "/", 500, r#"{"protocol": "HTTP/2", "caller_node": "web-03"}"#),
+        call("out", "", "", 0, tcp),
+    ]
+    .concat()
+}
 
 /// The keyrings of three hosts, one of which does not answer, in the middle of a rotation.
 pub(crate) fn keyring_installing() -> String {

@@ -365,6 +365,62 @@ fn watch_once() {
 }
 
 #[test]
+fn history() {
+    let dir = "tests/cli/history";
+    let lines: &[&[&str]] = &[
+        &["history", "--data-dir", dir],
+        &["history", "--data-dir", dir, "--kind", "member,health", "--node", "web-02"],
+        &["history", "--data-dir", dir, "--service", "billing", "-n", "2", "--json"],
+        &["history", "--data-dir", dir, "--since", "1s"],
+        &["history", "--data-dir", "/nonexistent"],
+        &["history", "--kind", "weather"],
+    ];
+    assert_snapshot("history", &[], lines);
+}
+
+#[test]
+fn tap() {
+    let full = "16 taps are open on this host, as many as there may be; end one of them and try again";
+    let filtered = "GET /v1/weft/tap?service=billing&caller=web&path=%2Fv1%2F&method=GET&code=5xx&errors=true&direction=in\
+                    &sample=10&limit=4";
+    let answers = [
+        ("GET /v1/weft/tap", once(&canned::calls())),
+        ("GET /v1/weft/tap?limit=4", once(&canned::calls())),
+        (filtered, once(&canned::calls())),
+        ("GET /v1/weft/tap?errors=true", vec![Canned::refused("429 Too Many Requests", full)]),
+        ("GET /v1/weft/status", once(canned::STATUS)),
+    ];
+    let lines: &[&[&str]] = &[
+        &["tap", "--limit", "4"],
+        &["tap", "--limit", "4", "--json"],
+        &[
+            "tap",
+            "billing.mesh.internal",
+            "--caller",
+            "web",
+            "--path",
+            "/v1/",
+            "--method",
+            "GET",
+            "--code",
+            "5xx",
+            "--errors",
+            "--direction",
+            "in",
+            "--sample",
+            "10",
+            "--limit",
+            "4",
+        ],
+        &["tap"],
+        &["tap", "--errors"],
+        &["tap", "v2.billing"],
+        &["tap", "--code", "6xx"],
+    ];
+    assert_snapshot("tap", &answers, lines);
+}
+
+#[test]
 fn names_for_completion() {
     let answers = [
         ("GET /v1/catalog/services", once(r#"{"billing":["v2"],"$(reboot)":[],"web":[]}"#)),
@@ -385,6 +441,7 @@ fn an_agent_that_is_not_there_is_exit_code_three_for_every_verb() {
         "services",
         "explain x",
         "top --once",
+        "tap",
         "whoami",
         "watch x",
         "deregister x",

@@ -27,6 +27,8 @@ use crate::process::{run, wait_for};
 
 const SHOP: &str = "[[service]]\nname = \"shop\"\nport = 8080\nprotocol = \"http\"\n\
                     [[service]]\nname = \"store\"\nport = 8080\nid = \"store\"\nprotocol = \"http\"\nvip_port = 8088\n";
+/// A service of bytes.
+const TILL: &str = "[[service]]\nname = \"till\"\nport = 8080\n";
 /// Two services that run as users, one that runs as the unit of its name, two that cannot be told apart.
 const CALLERS: &str = "[[service]]\nname = \"billing\"\nport = 9001\nuser = \"2001\"\n\
                        [[service]]\nname = \"reports\"\nport = 9002\nuser = \"2002\"\n\
@@ -223,9 +225,11 @@ pub(crate) fn closes(arguments: &Value) {
 fn a_host_that_claims_a_caller_beyond_its_grants_is_refused_and_named() {
     let Some(fleet) = Fleet::raise(&["a", "x"]) else { return };
     fleet["a"].service("shop", SHOP);
-    let _backend = Backend::start(&fleet["a"], 8080);
+    fleet["a"].service("till", TILL);
+    let backend = Backend::start(&fleet["a"], 8080);
     fleet.mesh(&["a"]);
     fleet["a"].sees_passing("shop", &["a"]);
+    fleet["a"].sees_passing("till", &["a"]);
     let token = fleet["a"].token(&["--service", "x-*"]);
     fleet["x"].enrol_with(&token).expect("enrolment");
     let arguments = json!({ "data": fleet["x"].data_dir(), "target": "10.77.0.1:7947" });
@@ -234,6 +238,8 @@ fn a_host_that_claims_a_caller_beyond_its_grants_is_refused_and_named() {
     let named: Vec<&str> = log.lines().filter(|line| line.contains("does not grant; its calls")).collect();
     assert!(matches!(named.as_slice(), [line] if line.contains("node=x") && line.contains("billing")), "{named:?}");
     assert_eq!(fleet["a"].metric("weft_proxy_callers_refused_total", ""), 2.0);
+    let told: Vec<String> = backend.requests().iter().flat_map(|seen| clients(&seen.head)).collect();
+    assert_eq!(told, ["service/x-1"], "the one request that was let through");
 }
 
 /// The job `liar`: what an agent would send that claims callers at will.
@@ -242,19 +248,22 @@ pub(crate) fn liar(arguments: &Value) {
     let tls = identity.tls().expect("TLS");
     let target = arguments["target"].as_str().expect("target");
     let name = |text: &str| ServiceName::parse(text).expect("a name");
-    for (claimed, answer) in
-        [("billing", RstReason::NotAllowed.encode().to_vec()), ("x-1", FrameHeader::ACCEPT.encode().to_vec())]
+    // What speaks HTTP takes no streams at all, whoever is said to call: the head in one could say that anybody does.
+    let (not_allowed, none) = (RstReason::NotAllowed.encode(), RstReason::NoSuchInstance.encode());
+    let accepted = FrameHeader::ACCEPT.encode();
+    for (service, claimed, answer) in
+        [("till", "billing", &not_allowed[..]), ("till", "x-1", &accepted[..]), ("shop", "x-1", &none[..])]
     {
         let tcp = TcpStream::connect(target).expect("the mesh port");
         tcp.set_read_timeout(Some(Duration::from_secs(10))).expect("a deadline");
         let session = ClientConnection::new(tls.mesh_client.clone(), tls.server_name.clone()).expect("a session");
         let mut stream = StreamOwned::new(session, tcp);
-        let instance = ServiceId::parse("shop").expect("an id");
-        let open = Open { service: name("shop"), instance, tag: None, caller: Some(name(claimed)) };
+        let instance = ServiceId::parse(service).expect("an id");
+        let open = Open { service: name(service), instance, tag: None, caller: Some(name(claimed)) };
         stream.write_all(&open.encode().expect("OPEN")).expect("OPEN");
         let mut heard = vec![0; answer.len()];
         stream.read_exact(&mut heard).expect("an answer");
-        assert_eq!(heard, answer, "{claimed}");
+        assert_eq!(heard, answer, "{service} as {claimed}");
     }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
     runtime.block_on(async {

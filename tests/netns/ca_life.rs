@@ -169,6 +169,61 @@ fn a_revoked_host_is_cut_off_within_two_seconds_and_comes_back_only_as_another()
 }
 
 #[test]
+fn what_a_revoked_issuer_has_issued_is_cut_off_with_it_and_is_back_when_it_is_enrolled_again() {
+    let hosts = ["a", "b", "c", "d"];
+    let Some(fleet) = Fleet::raise(&hosts) else { return };
+    fleet["d"].service("web", WEB);
+    fleet["d"].service("own", &LINE.replace("line", "own"));
+    fleet["c"].service("line", LINE);
+    let _web = parts::nginx(&fleet["d"], "web", "127.0.0.1:8081", "d");
+    let _lines = ["c", "d"].map(|name| serve_lines(&fleet, name));
+    fleet.mesh(&["a", "b", "c"]);
+    authority(&fleet["a"], &["issuer", "add", "b"]).expect("weft issuer add");
+    fleet["d"].enrol(&fleet["b"]).expect("enrolment by b");
+    fleet["d"].start_agent();
+    fleet.all_alive(&hosts);
+    fleet["c"].sees_passing("web", &["d"]);
+    fleet["c"].sees_passing("own", &["d"]);
+    fleet["d"].sees_passing("line", &["c"]);
+    // As client and as server: streams both ways, and a connection for requests.
+    let mut ends = [held(&fleet, "c", "own"), held(&fleet, "d", "line")];
+    assert_eq!(fleet["c"].curl("http://web.mesh.internal/").expect("a call").trim(), "d");
+
+    let kept = authority(&fleet["a"], &["ca", "revoke", "b"]);
+    assert!(
+        !kept.ok && kept.stderr.contains("has issued the certificates of") && kept.stderr.contains('d'),
+        "{}",
+        kept.stderr
+    );
+    let begun = clock_us();
+    authority(&fleet["a"], &["ca", "revoke", "b", "--force"]).expect("weft ca revoke");
+    for end in &mut ends {
+        end.finish(PATIENCE);
+        let printed = end.printed();
+        let at = printed.lines().find_map(|line| line.strip_prefix("ended ")?.split(' ').next()?.parse().ok());
+        let took = Duration::from_micros(at.unwrap_or(u64::MAX).saturating_sub(begun));
+        println!("a connection ended {took:?} after the order was typed: {printed:?}");
+        assert!(took < CUT_MAX, "{printed}");
+    }
+    for host in ["a", "c"] {
+        wait_for(&format!("what d told is gone from {host}"), CUT_MAX, || {
+            let instances = fleet[host].instances("web")?;
+            if instances.is_empty() { Ok(()) } else { Err(format!("{instances:?}")) }
+        });
+    }
+    assert!(!fleet["c"].curl("http://web.mesh.internal/").ok, "d is called still");
+    assert!(fleet["a"].agent_log_text().contains("issued by one that is revoked"));
+    // It may not even hear of it, as a host that is revoked itself.
+    println!("d was told: {}", fleet["d"].agent_log_text().contains("the host that issued this host's certificate"));
+
+    fleet["d"].stop_agent();
+    fleet["d"].enrol(&fleet["a"]).expect("enrolment by a");
+    fleet["d"].start_agent();
+    fleet["c"].sees_passing("web", &["d"]);
+    assert_eq!(fleet["c"].curl("http://web.mesh.internal/").expect("a call").trim(), "d");
+}
+
+#[test]
 fn the_root_is_replaced_under_steady_calls() {
     let hosts = ["a", "b", "c", "d"];
     let Some(fleet) = Fleet::raise(&hosts) else { return };

@@ -94,6 +94,27 @@ fn a_host_with_the_stolen_gossip_key_but_another_ca() {
 /// How long the thief goes on.
 const THEFT: Duration = Duration::from_secs(30);
 
+/// Services that are registered on the victim meanwhile.
+const LATE: usize = 5;
+/// Fresh records are everywhere in a few milliseconds; a digest goes to one host in five seconds.
+const EAGER_US: u64 = 1_000_000;
+
+/// Registers a service on `b`, and says after how many microseconds all viewers know it.
+#[track_caller]
+fn registered(fleet: &Fleet, viewers: &[&str], name: &str) -> u64 {
+    let b = &fleet["b"];
+    b.service(name, &format!("[[service]]\nname = \"{name}\"\nport = 9000\n"));
+    let begun = clock_us();
+    b.reload();
+    for viewer in viewers {
+        wait_for(&format!("{viewer} knows {name}"), Duration::from_secs(20), || {
+            let instances = fleet[viewer].instances(name)?;
+            if instances.contains_key("b") { Ok(()) } else { Err(format!("{instances:?}")) }
+        });
+    }
+    clock_us() - begun
+}
+
 /// A host's id as its own agent knows it.
 #[track_caller]
 pub(crate) fn id_of(host: &Host) -> String {
@@ -168,6 +189,8 @@ fn who_has_the_gossip_key_alone_makes_nobody_alive_gone_or_mute() {
         }
         Ok(())
     });
+    let mut known: Vec<u64> = (0..LATE).map(|number| registered(&fleet, &viewers, &format!("late-{number}"))).collect();
+    known.sort_unstable();
     let calls = load.stop();
     let attacked_us = clock_us();
     let failed: Vec<_> = calls.iter().filter(|call| call.outcome.is_err()).take(10).collect();
@@ -189,6 +212,8 @@ fn who_has_the_gossip_key_alone_makes_nobody_alive_gone_or_mute() {
         calls.len(),
         tally(&calls),
     );
+    println!("services registered meanwhile were known on all within {known:?} µs");
+    assert!(median(known.clone()) < EAGER_US, "what is registered waits for digests: {known:?} µs");
     // The victim is heard itself: none of its packets was taken for one of an older start.
     assert_eq!(viewers.map(old_epochs), before, "the victim's own datagrams are refused");
     for viewer in viewers {
@@ -196,6 +221,9 @@ fn who_has_the_gossip_key_alone_makes_nobody_alive_gone_or_mute() {
         for reason in ["unsigned", "signature"] {
             assert!(host.metric("weft_gossip_claims_refused_total", reason) > 0.0, "{viewer}: {reason}");
         }
+        let forged = host.metric("weft_records_refused_total", "signature");
+        println!("{viewer} has refused {forged} records");
+        assert!(forged > 1_000.0, "{viewer} was sent {forged} false records");
         assert!(host.agent_log_text().contains("claims that this host makes"), "{viewer} names nobody");
         let (_, services) = host.api("/v1/catalog/services").expect("services");
         assert!(services.get("trojan").is_none(), "{services}");

@@ -48,6 +48,7 @@ mod life;
 mod policies;
 mod red_check;
 mod scanner;
+mod seeing;
 mod smuggling;
 mod unreachable;
 mod websocket;

@@ -92,7 +92,8 @@ fn raise() -> Option<(Fleet, PathBuf)> {
         fleet[host].sees_passing("billing", &["a", "b"]);
     }
     let (a, key) = (&fleet["a"], fleet["a"].folder().join("anna.pem"));
-    let made = ["ca", "operator", "anna", "--data-dir", text(&a.data_dir()), "--out", text(&key)];
+    let data_dir = a.data_dir();
+    let made = ["ca", "operator", "anna", "--data-dir", text(&data_dir), "--out", text(&key)];
     a.run(WEFT, made).expect("weft ca operator");
     Some((fleet, key))
 }

@@ -5,15 +5,20 @@ use std::collections::BTreeMap;
 use std::net::{SocketAddr, UdpSocket};
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use serde_json::{Value, json};
 use weft::identity::{RecordKey, prove_claim};
-use weft::model::{Claim, MemberState, NodeId, NodeName, Probe, SwimMessage};
+use weft::model::{
+    CatalogMessage, Claim, Header, MemberState, NodeId, NodeName, Probe, Record, RecordKind, SwimMessage, Version,
+};
 use weft::wire::packet::Datagram;
 use weft::wire::seal::{GossipKey, Opener, Sealer};
 
 /// Between two rounds of lies; what is refuted is accused again in the next.
 const ROUND: Duration = Duration::from_millis(100);
 const PORT: u16 = 7946;
+/// False records in each host's name in a round: a hundred a second.
+const FORGED: u64 = 10;
 
 struct Thief {
     socket: UdpSocket,
@@ -25,6 +30,9 @@ struct Thief {
     /// The newest signed word of each host that was heard.
     held: BTreeMap<NodeId, Claim>,
     hosts: Vec<SocketAddr>,
+    /// With which he speaks in others' names.
+    borrowed: BTreeMap<NodeId, Sealer>,
+    forged: u64,
 }
 
 /// The job `thief`. Orders: `key`, `cluster`, `address` (his), `hosts`, `victim` and `dead` (ids), `seconds`. Prints one line of
@@ -51,7 +59,18 @@ pub(crate) fn run(orders: &Value) {
     let hosts = orders["hosts"].as_array().expect("hosts").iter();
     let hosts = hosts.map(|host| SocketAddr::new(host.as_str().expect("a host").parse().expect("an address"), PORT));
     let hosts = hosts.collect();
-    let mut thief = Thief { socket, key, cluster: text("cluster"), own, me, opener, held: BTreeMap::new(), hosts };
+    let mut thief = Thief {
+        socket,
+        key,
+        cluster: text("cluster"),
+        own,
+        me,
+        opener,
+        held: BTreeMap::new(),
+        hosts,
+        borrowed: BTreeMap::new(),
+        forged: 0,
+    };
     let named = |name: &str| -> NodeId {
         let bytes = data_encoding::HEXLOWER.decode(text(name).as_bytes()).expect("hex");
         NodeId(bytes.try_into().expect("16 bytes"))
@@ -69,6 +88,7 @@ pub(crate) fn run(orders: &Value) {
             first.get_or_insert(claim.incarnation);
             accusations += thief.slander(&claim);
             thief.mute(&claim);
+            thief.forge(victim);
         }
         if let Some(claim) = thief.held.get(&dead).cloned() {
             thief.raise(&claim);
@@ -77,7 +97,7 @@ pub(crate) fn run(orders: &Value) {
     let last = thief.held.get(&victim).map(|claim| claim.incarnation);
     let refuted = last.zip(first).map(|(last, first)| last - first);
     let heard = thief.held.len();
-    println!("{}", json!({ "heard": heard, "accusations": accusations, "refuted": refuted }));
+    println!("{}", json!({ "heard": heard, "accusations": accusations, "refuted": refuted, "forged": thief.forged }));
 }
 
 impl Thief {
@@ -149,6 +169,26 @@ impl Thief {
             let payload = message.encode().expect("it fits");
             for _ in 0..20 {
                 let packet = sealer.seal(&payload).expect("it fits");
+                self.send_all(&packet);
+            }
+        }
+    }
+
+    /// Records of the victim's, with a service that it has not, told in the name of every host that he has heard.
+    fn forge(&mut self, victim: NodeId) {
+        let tellers: Vec<NodeId> = self.held.keys().copied().collect();
+        for teller in tellers {
+            let Some(epoch) = self.opener.epoch(teller) else { continue };
+            for _ in 0..FORGED {
+                self.forged += 1;
+                let version = Version { epoch: epoch + 1, sequence: self.forged };
+                let (kind, key) = (RecordKind::SERVICE, Bytes::from_static(b"trojan"));
+                let header = Header { origin: victim, version, kind, format: 1, tombstone: false, key };
+                let record = Record::sign(&header, b"trojan", |_| [7; 64]).expect("a record");
+                let message = Datagram::Catalog(CatalogMessage::Delta(vec![record])).encode().expect("it fits");
+                let (key, cluster) = (&self.key, &self.cluster);
+                let sealer = self.borrowed.entry(teller).or_insert_with(|| Sealer::new(key, cluster, teller, epoch));
+                let packet = sealer.seal(&message).expect("it fits");
                 self.send_all(&packet);
             }
         }

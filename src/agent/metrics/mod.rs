@@ -16,7 +16,9 @@ use self::sample::{Histogram, Sample};
 use super::owner::Tally;
 use crate::identity::PeerIdentity;
 use crate::lobby::Lobby;
-use crate::model::{BUCKET_BOUNDS_US, Direction, Directory, Edge, Freshness, Health, MemberState, Service, Traffic};
+use crate::model::{
+    BUCKET_BOUNDS_US, Direction, Directory, Edge, Freshness, Health, MemberState, Pressure, Service, Traffic,
+};
 use crate::wire::keyring::Keyring;
 use crate::{api, catalog, dns, gossip, health, proxy};
 
@@ -29,12 +31,15 @@ pub(super) struct Sources {
     keyring: watch::Receiver<Arc<Keyring>>,
     proxy: Arc<proxy::Counters>,
     traffic: Arc<proxy::Registry>,
+    taps: Arc<proxy::Taps>,
     log_lines_lost: Option<Arc<AtomicU64>>,
     /// Where connections wait until they have proven themselves, by port.
     pub lobbies: Vec<(&'static str, Lobby)>,
     pub dns: Option<Arc<dns::Counters>>,
     pub api: Option<Arc<api::Counters>>,
     pub checks: Option<Arc<health::Counters>>,
+    /// Events that the history lacks because the disk did not take them.
+    pub history_lost: Arc<AtomicU64>,
 }
 
 impl Sources {
@@ -45,7 +50,7 @@ impl Sources {
         keyring: watch::Receiver<Arc<Keyring>>,
         proxy: &proxy::Proxy,
     ) -> Sources {
-        let (traffic, log_lines_lost) = (proxy.traffic(), proxy.log_lines_lost());
+        let (traffic, taps, log_lines_lost) = (proxy.traffic(), proxy.taps(), proxy.log_lines_lost());
         let proxy::Lobbies { mesh, enroll, calls } = proxy.lobbies();
         let lobbies = vec![("mesh", mesh), ("enroll", enroll), ("calls", calls)];
         Sources {
@@ -56,11 +61,13 @@ impl Sources {
             keyring,
             proxy: proxy.counters(),
             traffic,
+            taps,
             log_lines_lost,
             lobbies,
             dns: None,
             api: None,
             checks: None,
+            history_lost: Arc::default(),
         }
     }
 
@@ -122,10 +129,15 @@ impl Sources {
             let labels = [("service", service.as_str()), ("reason", reason)];
             sample.counter("weft_request_failures", help, &labels, count);
         }
+        sample.gauge("weft_taps", "Taps that are open.", &[], self.taps.count() as u64);
+        let help = "Lines that taps were not told because they did not take them as fast";
+        sample.counter("weft_tap_lost", help, &[], self.taps.lost());
         if let Some(lost) = &self.log_lines_lost {
             let help = "Lines of the access log that were lost because nobody read them";
             sample.counter("weft_access_log_lost", help, &[], lost.load(Ordering::Relaxed));
         }
+        let help = "Lines of the history that were lost because the disk did not take them";
+        sample.counter("weft_history_lost", help, &[], self.history_lost.load(Ordering::Relaxed));
         if let Some(checks) = &self.checks {
             sample.checks(checks);
         }
@@ -246,6 +258,31 @@ impl Sample {
             let help = "Calls that were tried again on another instance";
             self.counter("weft_request_retries", help, &[("service", service)], count);
         }
+        for pressure in &traffic.pressures {
+            self.pressure(pressure);
+        }
+        self.counter(
+            "weft_ejections",
+            "Instances that a worker stopped calling because they failed.",
+            &[],
+            traffic.ejections,
+        );
+        let help = "Ejected instances that answered again.";
+        self.counter("weft_ejections_ended", help, &[], traffic.returns);
+        let ejected = traffic.edges.iter().filter(|edge| edge.ejected_for_ms > 0).count() as u64;
+        self.gauge("weft_instances_ejected", "Instances that get no calls from here now.", &[], ejected);
+    }
+
+    fn pressure(&mut self, pressure: &Pressure) {
+        let labels = [("service", pressure.service.as_str())];
+        let help = "Requests of this host that may be under way at a service.";
+        self.gauge("weft_service_requests_limit", help, &labels, u64::from(pressure.limit));
+        let help = "Requests refused because as many as may be were under way.";
+        self.counter("weft_service_requests_limited", help, &labels, pressure.refused);
+        let help = "Tries that the retry budget paid for.";
+        self.counter("weft_service_retries_budgeted", help, &labels, pressure.retries);
+        let help = "Tries that were not made because the retry budget was used up.";
+        self.counter("weft_service_retries_withheld", help, &labels, pressure.retries_refused);
     }
 
     fn edge(&mut self, edge: &Edge) {

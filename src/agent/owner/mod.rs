@@ -4,14 +4,17 @@
 //! Nothing here waits: disk goes to the store's writer, the network to the gossip driver's queue.
 //!
 //! This file drives the cores. `records` takes what other hosts say; `registry` holds what this host registered, `changes`
-//! and `registrations` change it, `services` and `checks` publish it; `view` is what readers see.
+//! and `registrations` change it, `services` and `checks` publish it; `view` is what readers see, `history` what is told
+//! of the past.
 
 mod changes;
 mod checks;
+mod history;
 mod keyring;
 mod membership;
 mod pace;
 mod past;
+mod patience;
 mod policies;
 mod records;
 mod registrations;
@@ -37,9 +40,11 @@ pub(super) use self::changes::{Ask, Files};
 pub(super) use self::registry::Maintenance;
 
 use self::changes::Queue;
+use self::history::Chronicle;
 use self::membership::Join;
 use self::pace::Pace;
 use self::past::Past;
+use self::patience::Patience;
 use self::policies::Desk;
 use self::records::Pulled;
 use self::registry::Registry;
@@ -53,6 +58,7 @@ use super::vips::Vips;
 use crate::api;
 use crate::catalog::{self, Catalog, Relay};
 use crate::gossip;
+use crate::history::History;
 use crate::identity::{Identity, Voucher};
 use crate::model::{Callers, CatalogMessage, Directory, Instance, MemberState, NodeFacts, NodeId, Now, Version};
 use crate::proxy;
@@ -106,6 +112,7 @@ pub(super) struct Outlets {
     pub gossip: mpsc::Sender<gossip::Command>,
     pub checks: mpsc::Sender<CheckRequest>,
     pub store: StoreWriter,
+    pub history: History,
 }
 
 /// What the owner starts with.
@@ -140,6 +147,7 @@ pub(super) struct Owner {
     unreachable: HashSet<NodeId>,
     vips: Vips,
     policies: Desk,
+    chronicle: Chronicle,
     clock: Clock,
     registry: Registry,
     queue: Queue,
@@ -165,11 +173,12 @@ pub(super) struct Owner {
     pace: Pace,
     /// A host has moved to another zone: the catalog is to know.
     zones_changed: bool,
-    /// Records refused of each peer in the current second.
-    offences: HashMap<NodeId, u32>,
-    offences_since: Instant,
+    /// With false records that came by datagram.
+    patience: Patience,
     /// Hosts that passed on false records, each named in the log once.
     liars: HashSet<NodeId>,
+    /// Hosts in whose names datagrams brought false records, likewise.
+    slandered: HashSet<NodeId>,
     /// Hosts of which there are records but that membership does not know, and since when.
     strangers: HashMap<NodeId, Instant>,
     /// Nothing is announced any more.
@@ -199,6 +208,7 @@ impl Owner {
             unreachable: HashSet::new(),
             vips,
             policies: Desk::new(voucher),
+            chronicle: Chronicle::default(),
             clock,
             registry: Registry::default(),
             queue: Queue::default(),
@@ -224,9 +234,9 @@ impl Owner {
             quarantine,
             pace: Pace::new(started),
             zones_changed: false,
-            offences: HashMap::new(),
-            offences_since: started,
+            patience: Patience::new(started),
             liars: HashSet::new(),
+            slandered: HashSet::new(),
             strangers: HashMap::new(),
             leaving: false,
             left: false,
@@ -238,10 +248,15 @@ impl Owner {
         self.started.elapsed()
     }
 
-    pub(super) fn on_proxy(&mut self, event: proxy::Event) {
+    pub(super) fn on_proxy(&mut self, event: &proxy::Event) {
         self.dirty |= match event {
-            proxy::Event::MeshUnreachable(node) => self.unreachable.insert(node),
-            proxy::Event::MeshReachable(node) => self.unreachable.remove(&node),
+            proxy::Event::MeshUnreachable(node) => self.unreachable.insert(*node),
+            proxy::Event::MeshReachable(node) => self.unreachable.remove(node),
+            // What one host's calls meet is its own affair: it is told here, and nobody else.
+            proxy::Event::Ejected { .. } | proxy::Event::Returned { .. } => {
+                self.note_ejection(event);
+                false
+            }
         };
     }
 
@@ -308,6 +323,7 @@ impl Owner {
         self.advance();
         self.after_catalog(now);
         self.publish();
+        self.keep_history();
         self.save();
     }
 
@@ -332,6 +348,7 @@ impl Owner {
                     }
                     peers.push((node, state.is_living()));
                     info!(node = %name, id = %node, %address, %state, incarnation, "member changed");
+                    self.note_member(node, &name, state, address);
                 }
                 swim::Output::IncarnationRaised(incarnation) => self.out.store.set_incarnation(incarnation),
                 swim::Output::NameConflict { name, .. } => {
@@ -339,6 +356,7 @@ impl Owner {
                 }
                 swim::Output::Forgotten { node } => {
                     self.forget_origin(node);
+                    self.forget_member(node);
                     peers.push((node, false));
                     changed = true;
                 }
@@ -438,6 +456,8 @@ impl Owner {
         self.tell_answers();
         self.quarantine.clear();
         self.out.store.save_members(self.swim.snapshot());
+        self.end_history();
+        drop(self.out.history);
         if !self.out.store.close(STORE_CLOSE_DEADLINE) {
             warn!("the catalog cache was not written out in time; gossip refills it");
         }

@@ -17,6 +17,7 @@ use tracing::{error, warn};
 use super::super::admit::Refusal;
 use super::super::own::OwnLog;
 use super::Owner;
+use super::records::Taken;
 use crate::model::{Now, Record, Version};
 
 /// A host whose disk was set back meets its own past once, at most twice. One that meets it again and again has a twin.
@@ -50,19 +51,21 @@ impl Owner {
         self.past.fatal
     }
 
-    /// A record of this host that a peer holds: is it newer than its own, or one of this start that it has not written?
-    pub(super) fn meet_own_past(&mut self, now: Now, record: &Record) {
+    /// A record of this host that a peer holds: is it newer than its own, or one of this start that it has not written? False if
+    /// it is none of this host's.
+    pub(super) fn meet_own_past(&mut self, now: Now, record: &Record) -> Taken {
         let (version, own) = (record.version(), self.own.version());
         let is_past = version > own || (version.epoch == own.epoch && self.catalog.is_unwritten(record));
         if !is_past || self.past.fatal.is_some() {
-            return;
+            return Taken::Fairly;
         }
         if self.past.rises_here >= RISES_HERE_MAX {
             self.past.clear_at = Some(Instant::now() + CALM);
-            return;
+            return Taken::Fairly;
         }
         if !crate::identity::verify_record(&self.identity.record_key.public(), record) {
-            return self.gate.refuse(self.local, Refusal::OwnName);
+            self.gate.refuse(self.local, Refusal::OwnName);
+            return Taken::False;
         }
         self.past.clear_at = Some(Instant::now() + CALM);
         let seen = record.version().epoch;
@@ -76,7 +79,7 @@ impl Owner {
             self.out.store.raise_epoch(seen);
             self.out.store.set_rises(self.past.rises);
             self.past.fatal = Some(seen);
-            return;
+            return Taken::Fairly;
         }
         self.past.rises_here += 1;
         error!(
@@ -85,6 +88,7 @@ impl Owner {
              key; stop one of them and enrol it anew, with an empty data directory"
         );
         self.go_on_above(now, seen.saturating_add(1));
+        Taken::Fairly
     }
 
     fn go_on_above(&mut self, now: Now, epoch: u64) {

@@ -15,6 +15,7 @@ use tracing::{error, info, warn};
 
 use super::super::own::OwnError;
 use super::Owner;
+use super::records::Taken;
 use super::traffic::Traffic;
 use crate::api::{Refused, Reply};
 use crate::identity::{PolicyRefused, Voucher, issuer_of, root_of, verify_record};
@@ -173,6 +174,7 @@ impl Owner {
                     );
                 }
                 self.policies.compiled = compiled;
+                self.note_decision(policy);
                 self.follow_trust();
                 self.note_traffic(policy);
             }
@@ -206,6 +208,18 @@ impl Owner {
                 self.forget_origin(*node);
             }
         }
+        // What a revoked issuer has issued goes with it, whosever name is in it: those hosts are enrolled again.
+        for node in self.gate.disbelieved(&self.identity).into_iter().filter(|node| !revoked.contains(node)) {
+            if node != self.local {
+                info!(%node, "the certificate of this host was issued by one that is revoked: it is not believed any more");
+                self.forget_origin(node);
+            } else if !std::mem::replace(&mut self.policies.told_revoked, true) {
+                error!(
+                    "the host that issued this host's certificate has been revoked: no other host believes it any more; \
+                     next: weft enroll --token"
+                );
+            }
+        }
         if revoked.contains(&self.local) && !std::mem::replace(&mut self.policies.told_revoked, true) {
             error!(
                 "this host has been revoked: no other host believes it any more; to come back as a new host: \
@@ -215,23 +229,27 @@ impl Owner {
     }
 
     /// A policy of this host's own log, told by others: an earlier start of it carried that, and this one may not know.
-    pub(super) fn recall_policy(&mut self, now: Now, record: &Record) {
+    pub(super) fn recall_policy(&mut self, now: Now, record: &Record) -> Taken {
         let header = record.header();
         if header.kind != RecordKind::POLICY || header.tombstone || record.version() >= self.own.version() {
-            return;
+            return Taken::Fairly;
         }
-        let Ok((policy, _)) = decode_policy(header.format, record.body()) else { return };
+        let Ok((policy, _)) = decode_policy(header.format, record.body()) else { return Taken::Fairly };
         let is_held = self
             .policies
             .policies
             .heads()
             .any(|head| head.is_same(&policy) || head.statement.replaces(&policy.statement));
-        if is_held || !verify_record(&self.identity.record_key.public(), record) {
-            return;
+        if is_held {
+            return Taken::Fairly;
+        }
+        if !verify_record(&self.identity.record_key.public(), record) {
+            return Taken::False;
         }
         info!(subject = %policy.id(), ?now, "a policy that this host carried is told by others, and carried again");
         self.carry_or_log(&Arc::new(policy));
         drop(self.keep_carried());
+        Taken::Fairly
     }
 
     /// On an issuer's host: what holds is carried under the issuer's word too. True if there was something.

@@ -12,12 +12,9 @@ use super::Owner;
 use crate::catalog::{Merge, Peer, Relay, Screen};
 use crate::model::{NodeId, Now, Record, RecordId, RecordKind};
 
-/// Records of one peer that may prove false within a second before its deltas are ignored for the rest of it: a check of
-/// a signature costs 50 µs, and they are the owner's.
-const OFFENCES_MAX: u32 = 50;
 /// Records of a host that membership does not know are kept this long; it may yet be heard of.
 const STRANGER_LIFETIME: Duration = Duration::from_secs(3600);
-/// Tellers of false records that are named in the log; the rest is only counted.
+/// Tellers of false records that are named in the log, by streams as by datagrams; the rest is only counted.
 const LIARS_MAX: usize = 4_096;
 /// A pull that brought at most this many records is news to be spread; more is bulk repair, which spreads by digests.
 const NEWS_RECORDS_MAX: usize = 256;
@@ -66,17 +63,15 @@ impl Owner {
         self.merge(now, record, &admitted, Relay::Eager);
     }
 
-    /// Takes what a peer has sent as fresh.
+    /// Takes what came by datagram as fresh. In whose name is no proof of who sent it, so it says nothing about what is true.
     pub(super) fn take_delta(&mut self, now: Now, sender: NodeId, records: Vec<Record>) {
         for record in records {
-            if !self.is_patient_with(sender) {
-                continue;
-            }
             match self.catalog.screen(now, &record) {
+                Screen::Take if !self.patience.lasts(Instant::now()) => self.gate.pass_over(),
                 Screen::Take => {
-                    if self.take_record(now, record, Relay::Delta(sender)) == Taken::False {
-                        *self.offences.entry(sender).or_default() += 1;
-                        self.name_liar(sender);
+                    if self.take_record(now, record.clone(), Relay::Delta(sender)) == Taken::False {
+                        self.patience.spend(Instant::now(), &record);
+                        self.name_slandered(sender);
                     }
                 }
                 Screen::Known | Screen::OverRate { news: false } => {}
@@ -89,11 +84,22 @@ impl Owner {
         }
     }
 
-    /// Honest hosts pass on what they have checked, so who passes on false records lies, or somebody does in its name.
+    /// Honest hosts pass on what they have checked, so who passes on false records lies.
     fn name_liar(&mut self, teller: NodeId) {
         if self.liars.len() < LIARS_MAX && self.liars.insert(teller) {
             let name = self.facts.get(&teller).map(|facts| facts.name.to_string()).unwrap_or_default();
             warn!(%teller, name, "records that this host passes on are not what they say: they are dropped");
+        }
+    }
+
+    fn name_slandered(&mut self, sender: NodeId) {
+        if self.slandered.len() < LIARS_MAX && self.slandered.insert(sender) {
+            let name = self.facts.get(&sender).map(|facts| facts.name.to_string()).unwrap_or_default();
+            warn!(
+                %sender, name,
+                "records that this host sends, or somebody who has the gossip key sends in its name, are not what they say: \
+                 they are dropped"
+            );
         }
     }
 
@@ -121,14 +127,6 @@ impl Owner {
         if std::mem::take(&mut self.zones_changed) {
             self.set_peers();
         }
-    }
-
-    pub(super) fn is_patient_with(&mut self, sender: NodeId) -> bool {
-        if self.offences_since.elapsed() >= Duration::from_secs(1) {
-            self.offences_since = Instant::now();
-            self.offences.clear();
-        }
-        self.offences.get(&sender).is_none_or(|count| *count < OFFENCES_MAX)
     }
 
     /// Takes records that came together. False if one of them is.
@@ -168,9 +166,9 @@ impl Owner {
 
     fn take_checked(&mut self, now: Now, record: Record, signature: Signature, relay: Relay) -> Taken {
         if record.origin() == self.local {
-            self.recall_policy(now, &record);
-            self.meet_own_past(now, &record);
-            return Taken::Fairly;
+            let recalled = self.recall_policy(now, &record);
+            let met = self.meet_own_past(now, &record);
+            return if recalled == Taken::False { recalled } else { met };
         }
         if let Some(held) = self.catalog.get(&record.id())
             && held.version() >= record.version()
@@ -241,14 +239,16 @@ impl Owner {
                 self.gate.prove(peer.clone());
                 if let Admitted::Node(facts, _) = admitted {
                     let before = self.facts.insert(record.origin(), facts.clone());
-                    self.zones_changed |= before.map_or(!facts.zone.is_empty(), |before| before.zone != facts.zone);
+                    self.zones_changed |= before.as_ref().map_or(!facts.zone.is_empty(), |old| old.zone != facts.zone);
+                    before.iter().for_each(|before| self.note_host(before, facts));
                 }
                 // A new certificate may grant less than the one before.
                 let origin = record.origin();
                 self.instances.retain(|(node, _), instance| *node != origin || peer.grants_service(&instance.service));
             }
             Admitted::Service(instance) => {
-                self.instances.insert(key(), instance.clone());
+                let before = self.instances.insert(key(), instance.clone());
+                before.iter().for_each(|before| self.note_instance(record.origin(), before, instance));
             }
             Admitted::Policy(policy) => self.note_policy(record.origin(), policy),
             Admitted::Opaque if record.header().kind == RecordKind::POLICY => {

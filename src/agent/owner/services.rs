@@ -236,6 +236,7 @@ impl Owner {
         let record = self.own.node(&self.identity.record_key, &self.own_facts)?;
         let now = self.now();
         self.take_own(now, record);
+        self.note_renewal();
         Ok(())
     }
 }

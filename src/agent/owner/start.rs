@@ -55,6 +55,7 @@ impl Owner {
         self.publish_all()?;
         self.recall_histories(histories);
         self.introduce_policies(&policies);
+        self.begin_history();
         Ok(())
     }
 

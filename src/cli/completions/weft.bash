@@ -12,14 +12,14 @@ _weft_names() {
         esac
     done
     case "$verb" in
-        services|resolve|explain|watch) kind=services ;;
+        services|resolve|explain|watch|tap) kind=services ;;
         deregister|maint) kind=ids ;;
         check) kind=checks ;;
         force-leave) kind=nodes ;;
         *) return 1 ;;
     esac
     case "$verb,$3" in
-        maint,maint|check,check|*,--reason|*,--note|*,--tag|*,--api|*,--color) return 1 ;;
+        maint,maint|check,check|tap,--path|tap,--method|tap,--code|tap,--direction|tap,--sample|tap,--limit|*,--reason|*,--note|*,--tag|*,--api|*,--color) return 1 ;;
     esac
     while IFS= read -r word; do
         if [[ $word == "$2"* ]]; then COMPREPLY+=("$word"); fi

@@ -21,7 +21,8 @@ const INTERVAL_RANGE: std::ops::RangeInclusive<Duration> = Duration::from_millis
 ///
 /// WAY is `out` for calls of this host's programs and `in` for calls of other hosts to instances here. SUCCESS is the
 /// part that ended with a response below 500; of tcp services, the connections that ended well. P50, P95 and P99 are
-/// latencies to the response's head, of tcp to the connect. BUSY is calls under way. Each sample is compared with the one
+/// latencies to the response's head, of tcp to the connect. BUSY is calls under way, LIMIT how many requests of this host may be, EJECTED how many
+/// instances get no calls from here because they failed. Each sample is compared with the one
 /// before. Ends at Ctrl-C.
 #[derive(Debug, Clone, clap::Args)]
 #[command(after_help = "\

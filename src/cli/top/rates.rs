@@ -14,6 +14,16 @@ const BUCKETS: usize = BUCKET_BOUNDS_US.len() + 1;
 pub(super) struct Sample {
     seconds: f64,
     edges: Vec<Counted>,
+    /// An agent of an older version does not tell.
+    #[serde(default)]
+    pressures: Vec<Pressed>,
+}
+
+/// How many requests of this host may be under way at a service.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+struct Pressed {
+    service: String,
+    limit: u64,
 }
 
 #[derive(Debug, Clone, PartialEq, Deserialize)]
@@ -32,6 +42,8 @@ struct Counted {
     in_flight: u64,
     retries: u64,
     latency: [u64; BUCKETS],
+    #[serde(default)]
+    ejected_for_ms: u64,
 }
 
 /// Which way a call went, seen from this host.
@@ -82,6 +94,11 @@ pub(super) struct Line {
     pub(super) in_flight: u64,
     /// Tries beyond the first, a second.
     pub(super) retries_per_second: f64,
+    /// Instances that get no calls from here, because they failed.
+    pub(super) ejected: u64,
+    /// How many requests of this host may be under way; of a service that is called from here.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) limit: Option<u64>,
 }
 
 /// Who called whom: a host, or `SERVICE@HOST` where the service is known. `node` and `instance` are empty where no instance took the call.
@@ -99,6 +116,7 @@ struct Sum {
     codes: [u64; 6],
     in_flight: u64,
     retries: u64,
+    ejected: u64,
     latency: [u64; BUCKETS],
 }
 
@@ -130,6 +148,10 @@ pub(super) fn between(before: &Sample, after: &Sample) -> Rates {
     }
     let services = services.iter().map(|((direction, service), sum)| line(*direction, service, None, sum, seconds));
     let mut rates = Rates { seconds, services: services.collect(), edges };
+    for line in rates.services.iter_mut().filter(|line| line.direction == Direction::Out) {
+        let pressed = after.pressures.iter().find(|pressed| pressed.service == line.service);
+        line.limit = pressed.map(|pressed| pressed.limit);
+    }
     busiest_first(&mut rates.services);
     busiest_first(&mut rates.edges);
     rates
@@ -152,6 +174,7 @@ fn difference(edge: &Counted, before: Option<&Counted>) -> Sum {
         codes: edge.codes,
         in_flight: edge.in_flight,
         retries: edge.retries,
+        ejected: u64::from(edge.ejected_for_ms > 0),
         latency: edge.latency,
     };
     if let Some(before) = before {
@@ -179,6 +202,7 @@ impl Sum {
         more(&mut self.latency, &other.latency);
         self.in_flight = self.in_flight.saturating_add(other.in_flight);
         self.retries = self.retries.saturating_add(other.retries);
+        self.ejected = self.ejected.saturating_add(other.ejected);
     }
 }
 
@@ -198,6 +222,8 @@ fn line(direction: Direction, service: &str, edge: Option<Ends>, sum: &Sum, seco
         p99_us: percentile(&sum.latency, 0.99),
         in_flight: sum.in_flight,
         retries_per_second: a_second(sum.retries),
+        ejected: sum.ejected,
+        limit: None,
     }
 }
 
@@ -249,11 +275,13 @@ mod tests {
             in_flight: 2,
             retries: failed,
             latency: buckets,
+            ejected_for_ms: failed,
         }
     }
 
     fn sample(seconds: f64, edges: Vec<Counted>) -> Sample {
-        Sample { seconds, edges }
+        let pressures = vec![Pressed { service: "pg".into(), limit: 7 }];
+        Sample { seconds, edges, pressures }
     }
 
     #[test]
@@ -264,6 +292,7 @@ mod tests {
         let line = &rates.services[0];
         assert_eq!((line.rps, line.success, line.in_flight), (100.0, Some(0.9), 2));
         assert_eq!(line.retries_per_second, 10.0);
+        assert_eq!((line.ejected, line.limit), (1, Some(7)));
         assert_eq!(rates.edges[0].edge.as_ref().map(|ends| ends.node.as_str()), Some("db-01"));
     }
 

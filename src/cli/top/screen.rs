@@ -49,9 +49,14 @@ fn cut(mut lines: Vec<String>, size: Option<Size>) -> Vec<String> {
 }
 
 fn services(lines: &[Line]) -> Table {
-    let mut table = Table::new(&["SERVICE", "WAY", "RPS", "SUCCESS", "P50", "P95", "P99", "BUSY", "RETRIES/S"]);
+    let mut table =
+        Table::new(&["SERVICE", "WAY", "RPS", "SUCCESS", "P50", "P95", "P99", "BUSY", "LIMIT", "RETRIES/S", "EJECTED"]);
     for line in lines {
-        table.row([line.service.clone(), line.direction.as_str().to_owned()].into_iter().chain(figures(line)));
+        let mut cells = vec![line.service.clone(), line.direction.as_str().to_owned()];
+        cells.extend(figures(line));
+        cells.insert(cells.len() - 1, line.limit.map(|limit| limit.to_string()).unwrap_or_default());
+        cells.push(if line.ejected > 0 { line.ejected.to_string() } else { String::new() });
+        table.row(cells);
     }
     table
 }
@@ -66,7 +71,8 @@ fn edges(lines: &[Line]) -> Table {
             (node, instance) if instance.is_empty() || instance == line.service => node.to_owned(),
             (node, instance) => format!("{node}/{instance}"),
         };
-        let edge = format!("{} -> {callee}", ends.caller);
+        let ejected = if line.ejected > 0 { " (ejected)" } else { "" };
+        let edge = format!("{} -> {callee}{ejected}", ends.caller);
         table.row([edge, line.service.clone()].into_iter().chain(figures(line)));
     }
     table
@@ -112,6 +118,8 @@ mod tests {
             p99_us: Some(1_200_000),
             in_flight: 3,
             retries_per_second: 0.0,
+            ejected: 0,
+            limit: None,
         }
     }
 

@@ -2,7 +2,7 @@
 //! when one is full. Belongs to one worker.
 
 use std::cell::{Cell, RefCell};
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::net::Shutdown;
 use std::rc::Rc;
 use std::time::{Duration, SystemTime};
@@ -18,6 +18,7 @@ use tracing::debug;
 
 use super::body::Payload;
 use super::{STREAMS_MAX, http2_client};
+use crate::identity::PeerIdentity;
 use crate::model::{Node, NodeId};
 use crate::proxy::link::{HANDSHAKE_TIMEOUT, LinkError, tune};
 use crate::proxy::pool::IDLE_CALLER_MAX;
@@ -30,6 +31,8 @@ pub(super) struct Channel {
     sender: http2::SendRequest<Payload>,
     open: Cell<usize>,
     retires_at: SystemTime,
+    /// Who is at its other end.
+    peer: PeerIdentity,
     used_at: Cell<Instant>,
     /// It takes no more requests; those under way stay.
     is_retired: Cell<bool>,
@@ -134,6 +137,13 @@ impl Channels {
         });
     }
 
+    /// Ends every connection to hosts that are not believed any more, with the requests on them.
+    pub(in crate::proxy) fn cut_revoked(&self, revoked: &HashSet<NodeId>) {
+        for host in self.hosts.borrow().values() {
+            host.channels.borrow().iter().filter(|channel| channel.peer.is_among(revoked)).for_each(|each| each.cut());
+        }
+    }
+
     /// New requests go over new connections; those under way stay.
     pub(in crate::proxy) fn forget(&self, node: NodeId) {
         if let Some(host) = self.hosts.borrow().get(&node) {
@@ -208,6 +218,7 @@ async fn shake_hands(worker: &Worker, node: &Node) -> Result<Rc<Channel>, LinkEr
         sender,
         open: Cell::new(0),
         retires_at: worker.tls.retires_at(SystemTime::now(), peer.not_after),
+        peer,
         used_at: Cell::new(Instant::now()),
         is_retired: Cell::new(false),
         socket,

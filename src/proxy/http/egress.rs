@@ -21,10 +21,11 @@ use super::headers::{CLIENT, WEFT_SERVICE, client, read_caller, read_target, str
 use super::ingress::refuse;
 use super::local::{Answered, Body, Head, Lease};
 use super::reason::Reason;
-use super::{HEAD_BYTES_MAX, http2_server, upgrade};
+use super::{HEAD_BYTES_MAX, http2_server, seen, upgrade};
 use crate::identity::PeerIdentity;
 use crate::lobby::Place;
 use crate::model::Instance;
+use crate::proxy::admission::Permit;
 use crate::proxy::authorize::{Wanted, admit_request};
 use crate::proxy::serving::{Asked, find};
 use crate::proxy::traffic::Cells;
@@ -35,8 +36,9 @@ const OWN_HEADERS_BYTES_MAX: u32 = 4096;
 
 /// Serves one connection of another host's agent from beginning to end.
 pub(in crate::proxy) async fn serve(worker: Rc<Worker>, tls: TlsStream<TcpStream>, peer: PeerIdentity, place: Place) {
-    let (node, not_after) = (peer.node, peer.not_after);
+    let not_after = peer.not_after;
     let peer = Rc::new(peer);
+    let connected = peer.clone();
     let (answering, place) = (worker.clone(), Rc::new(place));
     let waiting = place.clone();
     let service = service_fn(move |request| {
@@ -52,7 +54,7 @@ pub(in crate::proxy) async fn serve(worker: Rc<Worker>, tls: TlsStream<TcpStream
     let ended = tokio::select! {
         ended = connection.as_mut() => ended,
         // What was sent to a host that is gone would be retransmitted for a quarter of an hour.
-        () = worker.host_lost(node) => return,
+        () = worker.peer_lost(Some(&connected)) => return,
         () = waiting.shown_out() => return,
         _ = shutdown.wait_for(|stop| *stop) => {
             connection.as_mut().graceful_shutdown();
@@ -75,13 +77,18 @@ async fn answer(
     request: Request<Incoming>,
 ) -> Result<Response<Reply>, Infallible> {
     let service = request.headers().get(WEFT_SERVICE).and_then(|name| name.to_str().ok()).unwrap_or("?").to_owned();
+    let seen = seen::begin_in(&worker, &peer, &request);
     let mut rule = None;
     let answered = serve_request(&worker, &peer, request, &mut rule).await;
-    Ok(answered.unwrap_or_else(|reason| {
+    let response = answered.unwrap_or_else(|reason| {
         worker.counters.streams_refused.one();
         // The caller's agent says it in the words that its client understands.
         refuse(reason, &service, rule.as_deref(), false)
-    }))
+    });
+    if let Some(seen) = seen {
+        seen.end_in(&worker, &response);
+    }
+    Ok(response)
 }
 
 async fn serve_request(
@@ -93,7 +100,7 @@ async fn serve_request(
     if *worker.shutdown.borrow() {
         return Err(Reason::Draining);
     }
-    if worker.is_revoked(peer.node) {
+    if worker.is_revoked(peer) {
         return Err(Reason::NotAllowed);
     }
     let (service, instance, tag) = read_target(request.headers()).ok_or(Reason::BadRequest)?;
@@ -110,11 +117,17 @@ async fn serve_request(
             Reason::Denied
         },
     )?;
+    let policy = worker.directory.load().traffic.of(&asked.service).clone();
+    let (id, is_upgrade) = (&instance.id, request.method() == Method::CONNECT);
+    let permit = match is_upgrade {
+        true => worker.admission.connection(id, asked.caller.as_ref(), &policy.limits)?,
+        false => worker.admission.request(id, asked.caller.as_ref(), &policy.limits).await?,
+    };
     let under_way = UnderWay::begin(worker, peer, &asked, &instance);
     worker.counters.streams_in.one();
-    if request.method() == Method::CONNECT {
+    if is_upgrade {
         let wanted = Wanted::upgrade(asked.caller.clone(), &asked.service, request.uri());
-        return Box::pin(upgrade::serve(worker, &instance, client, wanted, request)).await;
+        return Box::pin(upgrade::serve(worker, &instance, (client, permit), wanted, request)).await;
     }
     let (parts, body) = request.into_parts();
     let mut headers = parts.headers;
@@ -129,7 +142,7 @@ async fn serve_request(
     let (parts, body) = response.into_parts();
     let class = parts.status.as_u16() / 100;
     let lease = lease.map(|lease| (lease, worker.clone()));
-    Ok(Response::from_parts(parts, Reply::passing(body, Box::new(Passed { under_way, class, lease }))))
+    Ok(Response::from_parts(parts, Reply::passing(body, Box::new(Passed { under_way, class, lease, _permit: permit }))))
 }
 
 /// Removes what only agents set, for who delivers by other ways.
@@ -164,6 +177,7 @@ struct Passed {
     under_way: UnderWay,
     class: u16,
     lease: Option<(Lease, Rc<Worker>)>,
+    _permit: Option<Permit>,
 }
 
 impl Tail for Passed {

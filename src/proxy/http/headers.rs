@@ -18,7 +18,7 @@ use crate::model::{ServiceId, ServiceName, Tag};
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
 const HTTP2_SETTINGS: HeaderName = HeaderName::from_static("http2-settings");
-const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+pub(super) const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 
 /// Which service, to the host that serves it.
@@ -129,8 +129,12 @@ fn is_authority(bytes: &[u8]) -> bool {
 }
 
 /// The protocol that a client of HTTP/1.1 wants to go over to, if it is one that can be carried. `h2c` is not: RFC 9113
-/// has done away with it, and the request is answered as it is.
+/// has done away with it, and the request is answered as it is. Nor is one that is not a GET, which is all that goes over
+/// (RFC 6455 §4.1, RFC 8441 §5): it would be judged by intentions as what it is not, and its body would be lost.
 pub(super) fn wants_upgrade(parts: &Parts) -> Option<HeaderValue> {
+    if parts.method != Method::GET {
+        return None;
+    }
     let asked = parts.headers.get(UPGRADE)?;
     let connection = parts.headers.get_all(CONNECTION).iter();
     let is_meant = connection.flat_map(tokens).any(|token| token.eq_ignore_ascii_case(b"upgrade"));
@@ -190,6 +194,12 @@ fn is_own(name: &HeaderName) -> bool {
     let same = |(one, other): (u8, u8)| one == other || (one == b'_' && other == b'-');
     name.starts_with(OWN_PREFIX)
         || (name.len() == client.as_str().len() && name.bytes().zip(client.as_str().bytes()).all(same))
+}
+
+/// True for what a policy must not change: framing, the host, what concerns one connection, and what only Weft sets.
+pub(super) fn is_kept(name: &HeaderName) -> bool {
+    let framing = [HOST, CONTENT_LENGTH, TRANSFER_ENCODING, CONNECTION, UPGRADE, TE, KEEP_ALIVE, PROXY_CONNECTION];
+    framing.contains(name) || is_own(name)
 }
 
 /// What a service is told of who calls: `spiffe://CLUSTER/service/NAME`, or `spiffe://CLUSTER/anonymous`.

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use hyper::body::Incoming;
-use hyper::header::{CONTENT_TYPE, HeaderValue};
+use hyper::header::{CONTENT_TYPE, HeaderValue, RETRY_AFTER};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Request, Response, StatusCode, Version};
@@ -22,8 +22,9 @@ use super::access_log::Line;
 use super::body::Reply;
 use super::forward::{Call, Outcome, own_address};
 use super::headers::{self, admit, is_grpc, wants_upgrade};
+use super::plan::Plan;
 use super::reason::{Reason, WEFT_ERROR, WEFT_RULE};
-use super::{HEAD_BYTES_MAX, HEADERS_MAX, http2_server, upgrade};
+use super::{HEAD_BYTES_MAX, HEADERS_MAX, http2_server, seen, upgrade};
 use crate::lobby::Place;
 use crate::model::{ServiceName, Tag};
 use crate::proxy::worker::Worker;
@@ -34,6 +35,9 @@ const PREFACE: &[u8] = b"PRI * ";
 /// not keep a processor busy.
 const PREFACE_PAUSE: Duration = Duration::from_millis(1);
 const PREFACE_PAUSE_MAX: Duration = Duration::from_secs(1);
+
+/// When to come again after a refusal as one too many, in seconds: limits move within one.
+const RETRY_AFTER_S: &str = "1";
 
 /// What a service address stands for.
 pub(in crate::proxy) struct Target {
@@ -57,6 +61,10 @@ impl Target {
     ) -> Target {
         let claim = caller.and_then(|caller| HeaderValue::from_str(caller.as_str()).ok());
         Target { service, tag, claim, client: headers::client(cluster, caller), place }
+    }
+
+    pub(super) fn claim(&self) -> Option<&HeaderValue> {
+        self.claim.as_ref()
     }
 }
 
@@ -147,6 +155,7 @@ async fn answer(
     worker.counters.requests.one();
     let version = request.version();
     let mut line = Line::begin(worker.access_log.as_ref(), &request, &target.service);
+    let seen = seen::begin_out(&worker, &target, &request);
     let is_grpc = is_grpc(request.headers());
     let mut outcome = Outcome::default();
     let answered = carry(&worker, &target, request, &mut outcome).await;
@@ -158,6 +167,9 @@ async fn answer(
     *response.version_mut() = if version == Version::HTTP_2 { Version::HTTP_2 } else { Version::HTTP_11 };
     if let Some(line) = &mut line {
         line.end(&response, &outcome, begun.elapsed());
+    }
+    if let Some(seen) = seen {
+        seen.end_out(&response, &outcome);
     }
     Ok(response)
 }
@@ -175,21 +187,19 @@ async fn carry(
         debug!(why = malformed.0, "a request was refused");
         Reason::BadRequest
     })?;
-    let (service, caller) = {
+    let plan = {
         let directory = worker.directory.load();
-        let service = directory.services.get(&target.service).cloned().ok_or(Reason::NoService)?;
-        (service, own_address(&directory))
+        headers::prepare(&mut parts.headers, own_address(&directory));
+        let rng = &mut *worker.rng.borrow_mut();
+        Plan::of(&directory, (&target.service, target.tag.as_ref()), &mut parts, Instant::now(), rng)?
     };
-    headers::prepare(&mut parts.headers, caller);
     parts.headers.insert(headers::CLIENT, target.client.clone());
+    let asked = (plan, target.tag.clone(), target.claim.clone());
     if let Some(protocol) = wanted {
         let request = Request::from_parts(parts, body);
         // Rare and large: on the heap, so that it does not make every request's future larger.
-        let asked = (service, target.tag.clone(), target.claim.clone());
-        let upgraded = upgrade::carry(worker, asked, request, protocol, outcome);
-        return Box::pin(upgraded).await;
+        return Box::pin(upgrade::carry(worker, asked, request, protocol, outcome)).await;
     }
-    let asked = (service, target.tag.clone(), target.claim.clone());
     let call = Call::new(asked, (parts.method, parts.uri), parts.headers, body);
     call.carry(worker, outcome).await
 }
@@ -201,6 +211,9 @@ pub(super) fn refuse(reason: Reason, service: &str, rule: Option<&str>, is_grpc:
     response.headers_mut().insert(WEFT_ERROR, HeaderValue::from_static(reason.as_str()));
     if let Some(rule) = rule.and_then(|rule| HeaderValue::from_str(rule).ok()) {
         response.headers_mut().insert(WEFT_RULE, rule);
+    }
+    if reason.is_too_many() {
+        response.headers_mut().insert(RETRY_AFTER, HeaderValue::from_static(RETRY_AFTER_S));
     }
     if is_grpc {
         // A response of headers alone, as gRPC over HTTP/2 has it: clients read the status there.

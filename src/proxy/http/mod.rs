@@ -7,7 +7,7 @@
 //!
 //! `ingress` reads requests from applications, `forward` chooses and tries again, `channel` keeps the connections to other
 //! hosts (shared by all services, many requests at once), `local` those to services of this host, `egress` serves other
-//! hosts. `headers` is what is checked, removed and added; `body` what a body is on its way. hyper does the framing on
+//! hosts. `headers` is what is checked, removed and added; `body` what a body is on its way; `seen` what taps are shown. hyper does the framing on
 //! every side: nothing that an application sent is passed on as bytes, so no two readers can disagree about where a
 //! request ends.
 //!
@@ -21,7 +21,9 @@ mod forward;
 mod headers;
 mod ingress;
 mod local;
+mod plan;
 mod reason;
+mod seen;
 #[cfg(test)]
 mod tests;
 mod upgrade;

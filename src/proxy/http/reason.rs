@@ -4,6 +4,8 @@
 use hyper::StatusCode;
 use hyper::header::HeaderName;
 
+use crate::proxy::admission;
+
 /// The header that names the reason. Only Weft sets it: what a service sends under this name is removed.
 pub(super) const WEFT_ERROR: HeaderName = HeaderName::from_static("weft-error");
 
@@ -37,10 +39,16 @@ pub(super) enum Reason {
     Protocol,
     /// The instance's host is stopping.
     Draining,
+    /// This host has as many calls of the service under way as it may.
+    Limited,
+    /// The instance has as many calls as it may, and no place in its queue.
+    Overloaded,
+    /// The caller makes more calls a second than it may.
+    RateLimited,
 }
 
 /// Those that cross between hosts.
-const ALL: [Reason; 11] = [
+const ALL: [Reason; 14] = [
     Reason::BadRequest,
     Reason::NoService,
     Reason::NoInstance,
@@ -52,7 +60,19 @@ const ALL: [Reason; 11] = [
     Reason::Reset,
     Reason::Protocol,
     Reason::Draining,
+    Reason::Limited,
+    Reason::Overloaded,
+    Reason::RateLimited,
 ];
+
+impl From<admission::Refused> for Reason {
+    fn from(refused: admission::Refused) -> Reason {
+        match refused {
+            admission::Refused::Overloaded => Reason::Overloaded,
+            admission::Refused::RateLimited => Reason::RateLimited,
+        }
+    }
+}
 
 impl Reason {
     /// The word of the header.
@@ -69,6 +89,9 @@ impl Reason {
             Reason::Reset | Reason::HostLost => "reset",
             Reason::Protocol => "protocol",
             Reason::Draining => "draining",
+            Reason::Limited => "limited",
+            Reason::Overloaded => "overloaded",
+            Reason::RateLimited => "rate-limited",
         }
     }
 
@@ -86,6 +109,8 @@ impl Reason {
             Reason::NoService | Reason::NoInstance | Reason::Refused | Reason::Draining => {
                 StatusCode::SERVICE_UNAVAILABLE
             }
+            Reason::Limited | Reason::Overloaded => StatusCode::SERVICE_UNAVAILABLE,
+            Reason::RateLimited => StatusCode::TOO_MANY_REQUESTS,
             Reason::Timeout => StatusCode::GATEWAY_TIMEOUT,
         }
     }
@@ -93,6 +118,16 @@ impl Reason {
     /// True if no instance has seen anything of the request, so that another may be asked.
     pub(super) fn is_untouched(self) -> bool {
         matches!(self, Reason::ConnectFailed | Reason::Refused | Reason::Draining)
+    }
+
+    /// True if it says that there are too many calls, and a later one may be taken.
+    pub(super) fn is_too_many(self) -> bool {
+        matches!(self, Reason::Limited | Reason::Overloaded | Reason::RateLimited)
+    }
+
+    /// True if the request, or who makes it, is at fault: no instance has failed.
+    pub(super) fn is_callers_own(self) -> bool {
+        matches!(self, Reason::BadRequest | Reason::NotAllowed | Reason::Denied | Reason::RateLimited)
     }
 
     /// What a person reads in the body.
@@ -110,6 +145,9 @@ impl Reason {
             Reason::HostLost => format!("the host of {service} was lost before it answered"),
             Reason::Protocol => format!("{service} answered something that is no HTTP"),
             Reason::Draining => format!("the host of {service} is stopping"),
+            Reason::Limited => format!("this host has as many calls of {service} under way as it may"),
+            Reason::Overloaded => format!("{service} has as many calls as it may"),
+            Reason::RateLimited => format!("this caller makes more calls of {service} a second than it may"),
         };
         match rule {
             Some(rule) => format!("weft: {what}: {rule}; `weft intention check SOURCE {service}` tells more\n"),
@@ -123,6 +161,7 @@ impl Reason {
             Reason::BadRequest => "13",
             Reason::Timeout => "4",
             Reason::NotAllowed | Reason::Denied => "7",
+            Reason::Limited | Reason::Overloaded | Reason::RateLimited => "8",
             _ => "14",
         }
     }
@@ -136,8 +175,7 @@ mod tests {
     fn every_word_is_read_back() {
         for reason in ALL {
             assert_eq!(Reason::parse(reason.as_str().as_bytes()), Some(reason));
-            let is_callers_own = matches!(reason, Reason::BadRequest | Reason::NotAllowed | Reason::Denied);
-            assert!(reason.status().is_server_error() || is_callers_own);
+            assert!(reason.status().is_server_error() || reason.is_callers_own());
         }
         assert_eq!(Reason::parse(b"teapot"), None);
     }

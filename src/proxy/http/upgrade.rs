@@ -1,11 +1,11 @@
-//! Connections that go over to another protocol, WebSocket above all (RFC 9110 §7.8).
+//! Connections that go over to another protocol, WebSocket above all (RFC 9110 §7.8). Only a GET does; other requests that
+//! ask for it are carried as if they did not.
 //!
 //! To an instance of this host the request goes over a connection of its own. To another host it goes as an extended
 //! CONNECT (RFC 8441) on the connection for requests; the agent there makes HTTP/1.1 of it again. Once both sides have
 //! agreed, bytes are copied both ways until one side ends.
 
 use std::rc::Rc;
-use std::sync::Arc;
 
 use hyper::body::Incoming;
 use hyper::client::conn::http1;
@@ -24,8 +24,10 @@ use super::egress::cleaned;
 use super::forward::{Outcome, caller_in, rule_in};
 use super::headers::{CLIENT, insert_caller, insert_target, strip, strip_own};
 use super::local::{connect, lost};
+use super::plan::Plan;
 use super::reason::{Reason, WEFT_ERROR};
 use crate::model::{Instance, Service, Tag};
+use crate::proxy::admission::Permit;
 use crate::proxy::authorize::{Wanted, admit_wanted, turned};
 use crate::proxy::endpoints::{Endpoint, Measure, OpenGuard};
 use crate::proxy::worker::{ActiveGuard, Worker};
@@ -44,30 +46,32 @@ const CONNECT_PROTOCOL: &str = "weft-upgrade";
 /// The caller's side: carries a request that wants an upgrade, and what follows.
 pub(super) async fn carry(
     worker: &Rc<Worker>,
-    (service, tag, caller): (Arc<Service>, Option<Tag>, Option<HeaderValue>),
+    (plan, tag, caller): (Plan, Option<Tag>, Option<HeaderValue>),
     mut request: Request<Incoming>,
     protocol: HeaderValue,
     outcome: &mut Outcome,
 ) -> Result<Response<Reply>, Reason> {
     let application = on(&mut request);
     let (parts, _) = request.into_parts();
-    let wanted = Wanted::upgrade(caller_in(caller.as_ref()), &service.name, &parts.uri);
+    let wanted = Wanted::upgrade(caller_in(caller.as_ref()), &plan.service.name, &parts.uri);
     let mut tried = Vec::new();
     let mut last = Reason::NoInstance;
     while tried.len() < TRIES_MAX {
         let endpoint = {
             let directory = worker.directory.load();
             let rng = &mut *worker.rng.borrow_mut();
-            worker.endpoints.choose(&directory, &service, tag.as_ref(), Measure::Open, &tried, rng)
+            worker.endpoints.choose(&directory, &plan.wanted(&plan.service, tag.as_ref(), Measure::Open), &tried, rng)
         };
         let Some(endpoint) = endpoint else { break };
         outcome.endpoint = Some(endpoint.clone());
         outcome.tries += 1;
         let mut head = Request::new(Payload::Empty);
-        *head.method_mut() = parts.method.clone();
+        // As it is judged.
+        *head.method_mut() = Method::GET;
         *head.uri_mut() = parts.uri.clone();
         *head.headers_mut() = parts.headers.clone();
-        let limit = endpoint.instance.request_timeout.unwrap_or(worker.settings.request_timeout);
+        let limit = plan.timeouts.request.or(endpoint.instance.request_timeout);
+        let limit = limit.unwrap_or(worker.settings.request_timeout);
         let is_here = endpoint.node.id == worker.local;
         let mut rule = None;
         let asked = async {
@@ -79,7 +83,7 @@ pub(super) async fn carry(
                 ask_here(worker, &endpoint.instance, head, &protocol).await
             } else {
                 insert_caller(head.headers_mut(), caller.as_ref());
-                ask_there(worker, (&service, tag.as_ref()), &endpoint, head, &protocol, &mut rule).await
+                ask_there(worker, (&plan.service, tag.as_ref()), &endpoint, head, &protocol, &mut rule).await
             }
         };
         let asked = timeout(limit, asked).await.unwrap_or(Err(Reason::Timeout));
@@ -197,7 +201,7 @@ fn begin(
 pub(super) async fn serve(
     worker: &Rc<Worker>,
     instance: &Instance,
-    client: HeaderValue,
+    (client, permit): (HeaderValue, Option<Permit>),
     wanted: Wanted,
     mut request: Request<Incoming>,
 ) -> Result<Response<Reply>, Reason> {
@@ -234,7 +238,7 @@ pub(super) async fn serve(
     let worker = worker.clone();
     spawn_local(async move {
         join(&worker, caller, service, Some(wanted)).await;
-        drop(active);
+        drop((active, permit));
     });
     Ok(Response::from_parts(parts, Reply::Own(None)))
 }

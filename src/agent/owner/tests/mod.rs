@@ -1,15 +1,17 @@
 //! The owner with a real store and real keys, and channels in place of the drivers. `life` is a service from registration
 //! to withdrawal, `registering` what is taken, refused and kept, `operating` joins and reloads, `past` a disk that was set back,
 //! `poison` records that it must not die of twice, and hosts and services gone mad, `policies` what operators decide, `traffic` how calls
-//! are carried.
+//! are carried, `history` what is told of it later, `thieves` what a stolen gossip key is good for.
 
 mod cold_join;
+mod history;
 mod life;
 mod operating;
 mod past;
 mod poison;
 mod policies;
 mod registering;
+mod thieves;
 mod traffic;
 
 use std::net::Ipv4Addr;
@@ -98,6 +100,7 @@ impl Bench {
             gossip: commands,
             checks: requests,
             store: store.writer().unwrap(),
+            history: History::start(dir).unwrap(),
         };
         let begin = Beginning {
             identity,

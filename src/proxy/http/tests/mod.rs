@@ -1,6 +1,8 @@
 //! Requests through two workers over real sockets on loopback: one that applications call, one that serves, with mutual
 //! TLS between them. Services are plain sockets that answer what the test says and show what they were sent.
 
+mod resilience;
+
 use std::collections::{BTreeMap, HashMap};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::rc::Rc;
@@ -22,11 +24,15 @@ use crate::identity::{CaOptions, Identity, TlsContexts, ca_init};
 use crate::lobby::Source;
 use crate::model::{
     Directory, Freshness, Instance, MemberState, Node, NodeFacts, NodeId, NodeName, Protocol, Service, ServiceId,
-    ServiceName, Weights,
+    ServiceName, TapFilter, VipTarget, Weights,
 };
+use crate::proxy::caller;
+use crate::proxy::link::{Incoming, Link};
+use crate::proxy::scratch::Scratch;
 use crate::proxy::traffic::Registry;
 use crate::proxy::worker::{Parts, Worker};
-use crate::proxy::{Lobbies, Settings};
+use crate::proxy::{Listening, Lobbies, Settings};
+use crate::wire::frame::{Open, RstReason};
 
 const PATIENCE: Duration = Duration::from_secs(20);
 /// What a test can wait for; the others send their requests at once.
@@ -158,6 +164,8 @@ struct Mesh {
     far: Rc<Worker>,
     traffic: Arc<Registry>,
     stop_near: watch::Sender<bool>,
+    /// A host whose agent has gone takes no streams.
+    _stop_far: watch::Sender<bool>,
     _changes: watch::Sender<u64>,
 }
 
@@ -195,8 +203,10 @@ fn worker(
         counters: Arc::default(),
         lobbies: Lobbies::default(),
         traffic: traffic.clone(),
+        taps: Arc::default(),
         access_log: None,
         attest: crate::proxy::attest::Shared::new(Arc::default(), crate::identity::Groups::find()),
+        admission: Arc::default(),
         events: mpsc::channel(8).0,
         enroll: mpsc::channel(1).0,
         listeners: mpsc::unbounded_channel().1,
@@ -214,14 +224,14 @@ async fn mesh(instances: Vec<Arc<Instance>>) -> Mesh {
     let placed: Vec<_> = instances.into_iter().map(|instance| (serving.clone(), instance)).collect();
     let changes = watch::channel(0).0;
     let (near, traffic, stop_near) = worker(NEAR, &tls, directory(NEAR, placed.clone()), &changes);
-    let (far, ..) = worker(far_id, &tls, directory(far_id, placed), &changes);
+    let (far, _, stop_far) = worker(far_id, &tls, directory(far_id, placed), &changes);
     let serving = far.clone();
     spawn_local(async move {
         while let Ok((tcp, from)) = listener.accept().await {
             spawn_local(crate::proxy::serving::serve(serving.clone(), tcp, from.ip()));
         }
     });
-    Mesh { near, far, traffic, stop_near, _changes: changes }
+    Mesh { near, far, traffic, stop_near, _stop_far: stop_far, _changes: changes }
 }
 
 impl Mesh {
@@ -294,6 +304,62 @@ fn requests_of_one_connection_go_to_every_instance_and_the_heads_are_clean() {
         let edges = mesh.traffic.snapshot().edges;
         assert_eq!(edges.iter().map(|edge| edge.codes[2]).sum::<u64>(), 40);
         assert!(edges.iter().all(|edge| edge.in_flight == 0), "{edges:?}");
+    });
+}
+
+#[test]
+fn a_stream_to_a_service_of_requests_is_refused_and_brings_it_nothing() {
+    run(async {
+        let mut backend = Backend::start(OK, 0).await;
+        let mesh = mesh(vec![instance("one", backend.port, None)]).await;
+        let far = mesh.near.directory.load().nodes[&mesh.far.local].facts.mesh;
+        let (tls, scratch) = (&mesh.near.tls, Scratch::new());
+        let connect = Link::connect(far, tls.mesh_client.clone(), tls.server_name.clone(), PATIENCE, &scratch);
+        let mut link = connect.await.unwrap();
+        let (service, instance) = (ServiceName::parse("web").unwrap(), ServiceId::parse("one").unwrap());
+        link.send(&Open { service, instance, tag: None, caller: None }.encode().unwrap()).unwrap();
+        let answer = async {
+            loop {
+                if let Some(incoming) = link.next().unwrap() {
+                    return incoming;
+                }
+                std::future::poll_fn(|cx| link.poll_flush(cx)).await.unwrap();
+                std::future::poll_fn(|cx| link.poll_recv(cx, &scratch)).await.unwrap();
+            }
+        };
+        let answer = timeout(PATIENCE, answer).await.expect("an answer");
+        assert!(matches!(answer, Incoming::Rst(RstReason::NoSuchInstance)), "{answer:?}");
+        assert_eq!(mesh.far.counters.streams_refused.get(), 1);
+        assert!(backend.seen.try_recv().is_err(), "the service was sent bytes");
+    });
+}
+
+#[test]
+fn a_host_that_says_a_service_is_tcp_brings_nobodys_bytes_to_the_requests_of_others() {
+    run(async {
+        let mut backend = Backend::start(OK, 0).await;
+        let mesh = mesh(Vec::new()).await;
+        // The lowest node id's word is that the service is `tcp`; this host's own instance speaks HTTP.
+        let here = node(NEAR, "near", "127.0.0.1:1".parse().unwrap());
+        let directory = directory(NEAR, vec![(here, instance("one", backend.port, None))]);
+        let mut directory = Directory::clone(&directory.load());
+        let service = directory.services.get_mut("web").map(Arc::make_mut).unwrap();
+        (service.protocol, service.disputed) = (Protocol::Tcp, true);
+        let (vip, name) = (service.vip, service.name.clone());
+        directory.vips.insert(vip, VipTarget { service: name, tag: None });
+        mesh.near.directory.store(Arc::new(directory));
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let (application, accepted) = tokio::join!(TcpStream::connect(address), listener.accept());
+        let (mut application, (taken, client)) = (application.unwrap(), accepted.unwrap());
+        let place = mesh.near.lobbies.calls.enter(Source::SOCKET);
+        let forged = b"GET / HTTP/1.1\r\nHost: web\r\nX-Weft-Client: spiffe://test/service/boss\r\n\r\n";
+        application.write_all(forged).await.unwrap();
+        spawn_local(caller::serve(mesh.near.clone(), taken, client, (vip, 80), place));
+        let mut answer = Vec::new();
+        let ended = timeout(PATIENCE, application.read_to_end(&mut answer)).await.expect("an end");
+        assert!(ended.is_err() && answer.is_empty(), "{}", String::from_utf8_lossy(&answer));
+        assert!(backend.seen.try_recv().is_err(), "the service was sent bytes");
     });
 }
 
@@ -398,6 +464,21 @@ fn upgraded_connections_carry_bytes_both_ways() {
 }
 
 #[test]
+fn what_is_not_a_get_is_carried_as_it_is_and_goes_over_to_nothing() {
+    run(async {
+        let mut backend = Backend::start(OK, 5).await;
+        let mesh = mesh(vec![instance("one", backend.port, None)]).await;
+        let request = b"POST /a HTTP/1.1\r\nHost: web\r\nContent-Length: 5\r\nConnection: Upgrade, close\r\n\
+            Upgrade: echo\r\n\r\nhello";
+        let answer = mesh.exchange(request).await;
+        assert!(answer.starts_with("HTTP/1.1 200 OK\r\n"), "{answer}");
+        let seen = backend.next().await;
+        assert!(seen.starts_with("POST /a HTTP/1.1\r\n") && seen.ends_with("\r\n\r\nhello"), "{seen}");
+        assert!(!seen.contains("upgrade"), "{seen}");
+    });
+}
+
+#[test]
 fn a_head_that_drips_in_has_its_connection_closed_and_reaches_nobody() {
     run(async {
         let mut backend = Backend::start(OK, 0).await;
@@ -450,5 +531,48 @@ fn a_head_of_one_byte_at_a_time_is_cut_off_at_its_deadline() {
             assert!(!answer.starts_with(b"HTTP/1.1 200"));
             assert_eq!(mesh.near.lobbies.calls.waiting(), 0);
         }
+    });
+}
+
+/// What a tap was told.
+fn told(listening: &mut Listening) -> Vec<serde_json::Value> {
+    let mut lines = Vec::new();
+    while let Ok(line) = listening.lines.try_recv() {
+        lines.push(serde_json::from_slice(&line).unwrap());
+    }
+    lines
+}
+
+#[test]
+fn a_tap_shows_requests_on_both_sides_with_what_became_of_them_and_without_their_queries() {
+    run(async {
+        let backend = Backend::start(OK, 0).await;
+        let mesh = mesh(vec![instance("one", backend.port, None)]).await;
+        let all = TapFilter::default;
+        let (mut near, mut far) = (mesh.near.taps.listen(all()).unwrap(), mesh.far.taps.listen(all()).unwrap());
+        let failures = TapFilter { errors: true, ..all() };
+        let mut failed = mesh.near.taps.listen(failures).unwrap();
+        mesh.exchange(b"GET /a?secret=1 HTTP/1.1\r\nHost: web\r\nConnection: close\r\n\r\n").await;
+        for (listening, direction, protocol, caller) in
+            [(&mut near, "out", "HTTP/1.1", ""), (&mut far, "in", "HTTP/2", "far")]
+        {
+            let lines = told(listening);
+            let [line] = lines.as_slice() else { panic!("{lines:?}") };
+            let expected = serde_json::json!({
+                "direction": direction, "protocol": protocol, "caller": "", "caller_node": caller, "service": "web",
+                "instance": "one", "node": "far", "method": "GET", "path": "/a", "status": 200, "error": "", "rule": "",
+                "tries": 1, "bytes_up": 0, "bytes_down": 2,
+            });
+            for (key, value) in expected.as_object().unwrap() {
+                assert_eq!(&line[key], value, "{key} of {line}");
+            }
+            assert!(line["milliseconds"].as_f64().is_some_and(|took| took > 0.0), "{line}");
+        }
+        assert!(told(&mut failed).is_empty());
+        let none = self::mesh(Vec::new()).await;
+        let mut failed = none.near.taps.listen(TapFilter { errors: true, ..all() }).unwrap();
+        none.exchange(b"GET /b HTTP/1.1\r\nHost: web\r\nConnection: close\r\n\r\n").await;
+        let lines = told(&mut failed);
+        assert_eq!((&lines[0]["status"], &lines[0]["error"]), (&503.into(), &"no-instance".into()));
     });
 }
