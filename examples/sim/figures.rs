@@ -7,6 +7,8 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::plot::grouped;
+
 /// What one measurement of one protocol gave.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct Figure {
@@ -87,22 +89,6 @@ fn write_value(value: f64, unit: Unit) -> String {
         Unit::Bytes => format!("{} B", grouped(value)),
         Unit::Ratio => format!("{value:.2}"),
     }
-}
-
-/// 12345.6 as 12,346; small fractions keep a digit.
-pub(crate) fn grouped(value: f64) -> String {
-    if value > 0.0 && value < 10.0 && value.fract() > 0.05 {
-        return format!("{value:.1}");
-    }
-    let digits = format!("{value:.0}");
-    let mut text = String::new();
-    for (index, digit) in digits.chars().enumerate() {
-        if index > 0 && (digits.len() - index).is_multiple_of(3) {
-            text.push(',');
-        }
-        text.push(digit);
-    }
-    text
 }
 
 /// One column: heading, the value's name, how it is written.

@@ -9,13 +9,14 @@
 
 #[path = "../../tests/sim/engine/mod.rs"]
 mod engine;
+#[path = "../plot/mod.rs"]
+mod plot;
 
 mod cost;
 mod crash;
 mod figures;
 mod half;
 mod partition;
-mod plot;
 mod protocol;
 mod publish;
 mod quiet;

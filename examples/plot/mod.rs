@@ -1,5 +1,6 @@
 //! Line plots as SVG, without any library: a light ground, one colour and one mark a series, a name at each line's end, axes
-//! with units, logarithmic where values span decades.
+//! with units, logarithmic where values span decades, a shade behind a time in which something was done. The examples that
+//! make pages of measurements take it in by its path.
 
 use std::fmt::Write as _;
 
@@ -11,6 +12,8 @@ const TOP: f64 = 54.0;
 const BOTTOM: f64 = 62.0;
 /// Told apart by people who do not see all colours (Okabe and Ito).
 const COLOURS: [&str; 4] = ["#0072b2", "#d55e00", "#6b6b6b", "#009e73"];
+/// Between the names of two lines.
+const NAME_HEIGHT: f64 = 15.0;
 const FONT: &str = "font-family=\"system-ui, sans-serif\" fill=\"#333\"";
 
 /// How an axis runs.
@@ -32,6 +35,8 @@ pub(crate) struct Plot {
     pub(crate) series: Vec<Series>,
     /// Horizontal lines: what is to be reached.
     pub(crate) limits: Vec<(f64, String)>,
+    /// From, to, and what happened meanwhile.
+    pub(crate) spans: Vec<(f64, f64, String)>,
     /// A mark at every point, or none for curves.
     pub(crate) marks: bool,
 }
@@ -101,9 +106,25 @@ impl Axis {
     }
 }
 
+/// 12345.6 as 12,346; small fractions keep a digit.
+pub(crate) fn grouped(value: f64) -> String {
+    if value > 0.0 && value < 10.0 && value.fract() > 0.05 {
+        return format!("{value:.1}");
+    }
+    let digits = format!("{value:.0}");
+    let mut text = String::new();
+    for (index, digit) in digits.chars().enumerate() {
+        if index > 0 && (digits.len() - index).is_multiple_of(3) {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    text
+}
+
 fn label(value: f64) -> String {
     if value >= 10.0 || value == 0.0 {
-        return crate::figures::grouped(value);
+        return grouped(value);
     }
     let text = format!("{value:.3}");
     text.trim_end_matches('0').trim_end_matches('.').to_owned()
@@ -140,10 +161,27 @@ impl Plot {
              <text x=\"{LEFT}\" y=\"28\" {FONT} font-size=\"16\" font-weight=\"600\">{title}</text>\n",
             title = escape(&self.title)
         );
+        self.shades(&mut svg, &x);
         self.axes(&mut svg, &x, &y);
         self.lines(&mut svg, &x, &y);
         svg.push_str("</svg>\n");
         Some(svg)
+    }
+
+    fn shades(&self, svg: &mut String, x: &Axis) {
+        for (from, to, name) in &self.spans {
+            let (from, to) = (x.place(*from), x.place(*to));
+            let _ = writeln!(
+                svg,
+                "<rect x=\"{from:.1}\" y=\"{TOP}\" width=\"{:.1}\" height=\"{:.1}\" fill=\"#f3ead8\"/>\n<text \
+                 x=\"{:.1}\" y=\"{:.1}\" {FONT} font-size=\"12\">{}</text>",
+                to - from,
+                HEIGHT - BOTTOM - TOP,
+                from + 5.0,
+                TOP + 14.0,
+                escape(name)
+            );
+        }
     }
 
     fn axes(&self, svg: &mut String, x: &Axis, y: &Axis) {
@@ -198,13 +236,23 @@ impl Plot {
                 escape(name)
             );
         }
-        // Names stand at the ends of their lines, but never on each other.
+        // Names stand at the ends of their lines, but never on each other, nor on the axis.
         let end = |series: &Series| series.points.last().map_or(0.0, |point| y.place(point.1));
         let mut order: Vec<usize> =
             (0..self.series.len()).filter(|index| !self.series[*index].points.is_empty()).collect();
         order.sort_by(|a, b| end(&self.series[*a]).total_cmp(&end(&self.series[*b])));
+        let mut places = vec![0.0; order.len()];
         let mut free = TOP - 10.0;
-        for index in order {
+        for (place, index) in places.iter_mut().zip(&order) {
+            *place = (end(&self.series[*index]) + 4.0).max(free + NAME_HEIGHT);
+            free = *place;
+        }
+        let mut below = HEIGHT - BOTTOM + 4.0;
+        for place in places.iter_mut().rev() {
+            *place = place.min(below);
+            below = *place - NAME_HEIGHT;
+        }
+        for (index, at) in order.into_iter().zip(places) {
             let (series, colour) = (&self.series[index], COLOURS[index % COLOURS.len()]);
             let path: Vec<String> =
                 series.points.iter().map(|(at, value)| format!("{:.1},{:.1}", x.place(*at), y.place(*value))).collect();
@@ -219,8 +267,6 @@ impl Plot {
                     .iter()
                     .for_each(|(at, value)| svg.push_str(&mark(index, x.place(*at), y.place(*value), colour)));
             }
-            let at = (end(series) + 4.0).max(free + 15.0);
-            free = at;
             let from = series.points.last().map_or(0.0, |point| x.place(point.0));
             let _ = writeln!(
                 svg,
