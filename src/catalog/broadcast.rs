@@ -7,8 +7,8 @@
 //! - **copies** leave at once (`fresh_interval`) to `fanout` peers. With two copies from each host a record is nearly
 //!   everywhere after log₂(N) network delays, and costs every host two payloads;
 //! - **names** (origin and version) follow a little later, in batches (`names_interval`), to the neighbours on the ring of
-//!   sorted ids and to a few random peers. Who lacks a named record asks for it (`fetch`). Neighbours make certain that
-//!   nobody is left out; the repetition (`names_rounds`) makes up for loss.
+//!   sorted ids and to a few random peers, then once more to the neighbours. Who lacks a named record asks for it (`fetch`).
+//!   Neighbours make certain that nobody is left out; the repetition (`names_rounds`) makes up for loss.
 //!
 //! This is lazy-push gossip with an eager first wave, as in plumtree (Leitão, Pereira, Rodrigues 2007), but without its
 //! tree: there is no state between hosts that churn could break. A record that this host had to ask for comes at the end of the
@@ -19,6 +19,7 @@
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
+use rand::RngExt;
 use rand_chacha::ChaCha8Rng;
 
 use super::config::RECORD_OVERHEAD_BYTES;
@@ -37,6 +38,10 @@ const ANNOUNCES_MAX: usize = 4_096;
 const DELTAS_PER_PEER: usize = 4;
 /// A record heard this often from others before its copies left needs none of ours.
 const HEARD_ENOUGH: u8 = 2;
+/// A round of names comes up to so many hundredths of `names_interval` late, by chance. Under load every host names in every
+/// interval; in step, whichever comes first after most copies is asked by its neighbours each time, and sends a sixth more
+/// than the mean.
+const NAMES_LATE_PERCENT: u32 = 25;
 
 /// Where a record came from, as far as passing it on goes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -69,7 +74,8 @@ pub(super) struct Broadcast {
     arrivals: u64,
     has_copies: bool,
     copies_at: Option<Now>,
-    names_at: Option<Now>,
+    /// No round of names before this.
+    names_next: Now,
     /// The earliest of the queue; later than true never, so that asking costs nothing.
     names_due: Option<Now>,
 }
@@ -140,15 +146,15 @@ impl Broadcast {
 
     /// When the next round is due, given that there are peers.
     pub(super) fn due(&self, config: &Config) -> Option<Now> {
-        [self.copies_due(config), self.names_round_due(config)].into_iter().flatten().min()
+        [self.copies_due(config), self.names_round_due()].into_iter().flatten().min()
     }
 
     fn copies_due(&self, config: &Config) -> Option<Now> {
         self.has_copies.then(|| self.copies_at.map_or(Now::ZERO, |last| last + config.fresh_interval))
     }
 
-    fn names_round_due(&self, config: &Config) -> Option<Now> {
-        self.names_due.map(|due| due.max(self.names_at.map_or(Now::ZERO, |last| last + config.names_interval)))
+    fn names_round_due(&self) -> Option<Now> {
+        self.names_due.map(|due| due.max(self.names_next))
     }
 
     /// What is due, and to whom. Call when [`Broadcast::due`].
@@ -166,9 +172,10 @@ impl Broadcast {
             self.copies_round(peers, config, rng, origins, &mut messages);
             self.copies_at = Some(now);
         }
-        if self.names_round_due(config).is_some_and(|due| now >= due) {
+        if self.names_round_due().is_some_and(|due| now >= due) {
             self.names_round(now, peers, config, rng, origins, &mut messages);
-            self.names_at = Some(now);
+            let late = f64::from(rng.random_range(0..=NAMES_LATE_PERCENT)) / 100.0;
+            self.names_next = now + config.names_interval.mul_f64(1.0 + late);
         }
         let is_done = |item: &Item| item.copies == 0 && item.names_sent >= config.names_rounds;
         self.records.retain(|_, (_, item)| !is_done(item));
@@ -243,17 +250,20 @@ impl Broadcast {
             item.names_sent += 1;
             item.names_due = now + config.names_again;
         };
-        let mut names: Vec<(RecordRef, Source)> = Vec::new();
+        // Each with where it came from, and whether it is told for the first time.
+        let mut names: Vec<(RecordRef, Source, bool)> = Vec::new();
         for (id, (version, item)) in self.records.iter_mut().filter(|(_, (_, item))| is_due(item)) {
-            names.push((RecordRef { origin: id.origin, version: *version }, item.source));
+            names.push((RecordRef { origin: id.origin, version: *version }, item.source, item.names_sent == 0));
             named(item);
         }
         let due = self.announces.iter().filter(|(_, item)| is_due(item)).map(|(origin, item)| (*origin, *item));
         let announces: Vec<NodeId> = first_of(due.collect(), config).into_iter().map(|(origin, _)| origin).collect();
         announces.iter().for_each(|origin| self.announces.get_mut(origin).into_iter().for_each(named));
-        for peer in peers.for_names(rng, config.names_fanout) {
-            let told: Vec<RecordRef> =
-                names.iter().filter(|(_, source)| *source != Source::Copy(peer)).map(|(name, _)| *name).collect();
+        for (place, peer) in peers.for_names(rng, config.names_fanout).into_iter().enumerate() {
+            let is_neighbour = place < peers.neighbours();
+            let is_told = |source: Source, first: bool| (first || is_neighbour) && source != Source::Copy(peer);
+            let told = names.iter().filter(|(_, source, first)| is_told(*source, *first));
+            let told: Vec<RecordRef> = told.map(|(name, ..)| *name).collect();
             for part in told.chunks(config.names_per_datagram()) {
                 messages.push((peer, CatalogMessage::Fresh(part.to_vec())));
             }

@@ -32,13 +32,13 @@ pub struct Config {
     pub fanout_own: usize,
     /// From a record's arrival to its being named: the time in which copies reach most hosts.
     pub names_delay: Duration,
-    /// Between two datagrams of names to one peer, at least: names are cheap when they travel together.
+    /// Between two rounds of names, at least: names are cheap when they travel together.
     pub names_interval: Duration,
     /// From naming a record to naming it again: above what it takes to ask for it and get it.
     pub names_again: Duration,
-    /// How often this host names a record.
+    /// How often this host names a record to its neighbours on the ring.
     pub names_rounds: u32,
-    /// Random peers that are told names in a round, beside the two neighbours on the ring.
+    /// Random peers that are told a record's name the first time, beside the two neighbours on the ring.
     pub names_fanout: usize,
     /// From hearing a name to asking for its record, which may be under way.
     pub request_delay: Duration,

@@ -141,7 +141,7 @@ impl Peers {
         chosen
     }
 
-    /// The neighbours on the ring and `random` others, all distinct.
+    /// The neighbours on the ring, [`Peers::neighbours`] of them, then `random` others, all distinct.
     pub(super) fn for_names(&self, rng: &mut ChaCha8Rng, random: usize) -> Vec<NodeId> {
         let mut chosen = Vec::with_capacity(random + 2);
         chosen.extend(self.successor());
@@ -150,6 +150,11 @@ impl Peers {
             self.draw(rng, None, &mut chosen);
         }
         chosen
+    }
+
+    /// How many neighbours this host has on the ring.
+    pub(super) fn neighbours(&self) -> usize {
+        self.len().min(2)
     }
 
     fn successor(&self) -> Option<NodeId> {

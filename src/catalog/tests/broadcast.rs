@@ -48,7 +48,7 @@ fn a_fresh_record_leaves_at_once_and_is_named_a_bounded_number_of_times() {
         *at == 7 * SECOND && *message == CatalogMessage::Delta(vec![record.clone()])
     };
     assert_eq!(sent.iter().filter(at_once).count(), config.fanout_own);
-    let named = (config.names_fanout + 2) * config.names_rounds as usize;
+    let named = config.names_fanout + 2 * config.names_rounds as usize;
     assert_eq!(told(&sent), (config.fanout_own, named));
     assert!(sent.last().unwrap().0 <= 7 * SECOND + config.names_delay + config.names_again);
     assert_eq!(catalog.broadcast.due(&catalog.config), None);
@@ -73,7 +73,7 @@ fn a_copy_is_passed_on_to_two_others_and_never_back() {
 }
 
 #[test]
-fn the_neighbours_on_the_ring_hear_every_name_in_every_round() {
+fn the_neighbours_on_the_ring_hear_every_name_in_every_round_and_others_in_the_first() {
     let mut catalog = catalog(node(5));
     catalog.digest_next = 1_000_000 * SECOND;
     let mut ids: Vec<NodeId> = (0..200).map(node).collect();
@@ -81,17 +81,49 @@ fn the_neighbours_on_the_ring_hear_every_name_in_every_round() {
     ids.sort_unstable();
     let place = ids.iter().position(|id| *id == node(5)).unwrap();
     catalog.merge(SECOND, service(node(5), version(1, 1), "web"), Relay::Eager);
-    let mut named = Vec::new();
+    let mut named: Vec<(Duration, NodeId)> = Vec::new();
     while let Some(due) = catalog.next_timeout().filter(|due| *due < 100 * SECOND) {
         catalog.tick(due.max(SECOND));
         named.extend(outputs(&mut catalog).into_iter().filter_map(|output| match output {
-            Output::Send { to, message: CatalogMessage::Fresh(_) } => Some(to),
+            Output::Send { to, message: CatalogMessage::Fresh(_) } => Some((due, to)),
             _ => None,
         }));
     }
-    for neighbour in [ids[(place + 1) % 200], ids[(place + 199) % 200]] {
-        assert_eq!(named.iter().filter(|to| **to == neighbour).count(), 2);
+    let neighbours = [ids[(place + 1) % 200], ids[(place + 199) % 200]];
+    for neighbour in neighbours {
+        assert_eq!(named.iter().filter(|(_, to)| *to == neighbour).count(), 2);
     }
+    let others: Vec<Duration> = named.iter().filter(|(_, to)| !neighbours.contains(to)).map(|(at, _)| *at).collect();
+    assert_eq!(others.len(), Config::default().names_fanout);
+    assert!(others.iter().all(|at| *at == named[0].0), "in the first round");
+}
+
+#[test]
+fn the_only_peer_hears_a_name_in_every_round() {
+    let mut catalog = catalog(node(0));
+    catalog.digest_next = 1_000_000 * SECOND;
+    catalog.set_peers(vec![node(1).into()]);
+    catalog.merge(SECOND, service(node(0), version(1, 1), "web"), Relay::Eager);
+    assert_eq!(told(&run(&mut catalog, SECOND, 100 * SECOND)).1, 2);
+}
+
+#[test]
+fn names_of_a_steady_stream_leave_at_intervals_that_no_two_hosts_share() {
+    let mut catalog = with_peers();
+    let mut rounds: Vec<Duration> = Vec::new();
+    for number in 0..400_u32 {
+        let now = SECOND + number * 10 * MS;
+        catalog.merge(now, service(node(0), version(1, u64::from(number) + 1), &format!("web-{number}")), Relay::Eager);
+        let sent = run(&mut catalog, now, now + 10 * MS);
+        rounds
+            .extend(sent.iter().filter(|(_, message)| matches!(message, CatalogMessage::Fresh(_))).map(|(at, _)| *at));
+    }
+    rounds.dedup();
+    let pauses: Vec<Duration> = rounds.windows(2).map(|pair| pair[1] - pair[0]).collect();
+    let interval = Config::default().names_interval;
+    let (least, most) = (*pauses.iter().min().unwrap(), *pauses.iter().max().unwrap());
+    assert!(least >= interval && most <= interval * 5 / 4 + 10 * MS, "{least:?} to {most:?}");
+    assert!(most - least > interval / 8, "{least:?} to {most:?}: hosts would stay in step");
 }
 
 #[test]
