@@ -1,5 +1,6 @@
 //! The fleet is cut in two for a minute while both parts go on registering services, then the cut heals: how long until all
-//! hold all as alive and every registration is everywhere, and is any lost?
+//! hold all as alive, until every registration is everywhere, until all hold equal catalogs, byte for byte, with every host's own
+//! record in them; and is any registration lost?
 
 use std::time::Duration;
 
@@ -16,6 +17,8 @@ pub(crate) const COLUMNS: &[Column] = &[
     ("slowest", "members_max", Unit::Seconds),
     ("all registrations everywhere, p50", "records_p50", Unit::Seconds),
     ("slowest", "records_max", Unit::Seconds),
+    ("catalogs equal, p50", "equal_p50", Unit::Seconds),
+    ("slowest", "equal_max", Unit::Seconds),
     ("runs", "members_samples", Unit::Count),
     ("not healed after 600 s", "members_never", Unit::Count),
     ("registrations missing somewhere then", "lost", Unit::Count),
@@ -30,6 +33,7 @@ const REGISTRATIONS: u32 = 40;
 struct Outcome {
     members: Option<Duration>,
     records: Option<Duration>,
+    equal: Option<Duration>,
     lost: usize,
 }
 
@@ -40,7 +44,7 @@ fn missing<C: Core>(world: &World<C>, items: &[u64], hosts: u32) -> usize {
 }
 
 fn measure<P: Protocol>(seed: u64, hosts: u32, smaller: u32) -> Outcome {
-    let mut world = P::settled(seed, hosts);
+    let mut world = P::introduced(seed, hosts);
     world.network.partition(&[(0..smaller).collect(), (smaller..hosts).collect()]);
     let mut items = Vec::new();
     for number in 0..REGISTRATIONS {
@@ -54,8 +58,8 @@ fn measure<P: Protocol>(seed: u64, hosts: u32, smaller: u32) -> Outcome {
     }
     world.network.heal();
     let healed = world.now();
-    let mut outcome = Outcome { members: None, records: None, lost: 0 };
-    while world.now() < healed + PATIENCE && (outcome.members.is_none() || outcome.records.is_none()) {
+    let mut outcome = Outcome { members: None, records: None, equal: None, lost: 0 };
+    while world.now() < healed + PATIENCE && (outcome.members.is_none() || outcome.equal.is_none()) {
         world.run_for(STEP);
         let time = world.now() - healed;
         if outcome.members.is_none() && world.all_alive() {
@@ -63,6 +67,9 @@ fn measure<P: Protocol>(seed: u64, hosts: u32, smaller: u32) -> Outcome {
         }
         if outcome.records.is_none() && missing(&world, &items, hosts) == 0 {
             outcome.records = Some(time);
+        }
+        if outcome.equal.is_none() && outcome.records.is_some() && P::is_equal(&world) {
+            outcome.equal = Some(time);
         }
     }
     outcome.lost = missing(&world, &items, hosts);
@@ -78,6 +85,7 @@ fn figure<P: Protocol>(wanted: &Wanted, hosts: u32, smaller: u32) -> Figure {
     figure.set("lost", outcomes.iter().map(|outcome| outcome.lost as f64).sum());
     figure.set_times("members_", outcomes.iter().map(|outcome| outcome.members).collect());
     figure.set_times("records_", outcomes.iter().map(|outcome| outcome.records).collect());
+    figure.set_times("equal_", outcomes.iter().map(|outcome| outcome.equal).collect());
     figure
 }
 

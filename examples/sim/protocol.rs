@@ -7,6 +7,7 @@ use std::time::Duration;
 use clap::ValueEnum;
 
 use crate::engine::memberlist::{Memberlist, Parameters};
+use crate::engine::weft::fleet::catalogs_differ;
 use crate::engine::weft::{Fleet, Setup, Weft};
 use crate::engine::{Core, World};
 use weft::catalog::Peer;
@@ -17,6 +18,10 @@ pub(crate) const PAYLOAD_BYTES: usize = 200;
 
 /// Fleets are left alone for so long before anything is measured.
 const SETTLE: Duration = Duration::from_secs(10);
+/// In this time every host's own record, and the floor that follows it after 10 s, are everywhere.
+const INTRODUCE: Duration = Duration::from_secs(60);
+/// A host's own record as an agent writes it: its facts, and a certificate.
+const NODE_BYTES: usize = 700;
 
 /// One of the compared.
 pub(crate) trait Protocol {
@@ -37,6 +42,16 @@ pub(crate) trait Protocol {
         world.run_for(SETTLE);
         world
     }
+
+    /// The same, where each host has said to all what it says of itself.
+    fn introduced(seed: u64, hosts: u32) -> World<Self::Core> {
+        Self::settled(seed, hosts)
+    }
+
+    /// True if all running hosts hold the same, beside what the observer follows.
+    fn is_equal(_world: &World<Self::Core>) -> bool {
+        true
+    }
 }
 
 /// What this project builds.
@@ -52,29 +67,45 @@ impl Protocol for WeftAgents {
 
     fn known_to_each_other(seed: u64, hosts: u32) -> World<Weft> {
         // Hosts' own records would be the same N² bytes in every scenario; only what the scenario publishes is carried.
-        let setup = Setup { node_bytes: None, service_bytes: PAYLOAD_BYTES, ..Setup::default() };
-        let mut fleet = Fleet::new(seed, hosts, setup);
-        fleet.start_all();
-        let claims: Vec<Claim> = (0..hosts).map(|host| fleet.claim(host, MemberState::Alive)).collect();
-        let nodes: Vec<NodeId> = claims.iter().map(|claim| claim.node).collect();
-        for host in 0..hosts {
-            let (claims, nodes) = (claims.clone(), nodes.clone());
-            fleet.world.act(host, |weft, now| {
-                weft.swim.synced(now, claims);
-                // Each would compare its empty catalog with each: N² datagrams that a fleet has long behind it.
-                while weft.swim.poll_output().is_some() {}
-                weft.catalog
-                    .iter_mut()
-                    .for_each(|catalog| catalog.set_peers(nodes.iter().map(|node| Peer::from(*node)).collect()));
-            });
-        }
-        fleet.world
+        agents(seed, hosts, None)
+    }
+
+    fn introduced(seed: u64, hosts: u32) -> World<Weft> {
+        let mut world = agents(seed, hosts, Some(NODE_BYTES));
+        world.run_for(INTRODUCE);
+        let held = world.core(0).map_or(0, |weft| weft.held().count());
+        assert!(Self::is_equal(&world) && held >= hosts as usize, "seed {seed}: not all hosts know all others");
+        world
+    }
+
+    fn is_equal(world: &World<Weft>) -> bool {
+        catalogs_differ(world).is_none()
     }
 
     fn publish(world: &mut World<Weft>, host: u32, number: u32) -> u64 {
         let act = |weft: &mut Weft, now| weft.register(now, number, u64::from(number));
         world.act(host, act).flatten().expect("a running host with a catalog")
     }
+}
+
+fn agents(seed: u64, hosts: u32, node_bytes: Option<usize>) -> World<Weft> {
+    let setup = Setup { node_bytes, service_bytes: PAYLOAD_BYTES, ..Setup::default() };
+    let mut fleet = Fleet::new(seed, hosts, setup);
+    fleet.start_all();
+    let claims: Vec<Claim> = (0..hosts).map(|host| fleet.claim(host, MemberState::Alive)).collect();
+    let nodes: Vec<NodeId> = claims.iter().map(|claim| claim.node).collect();
+    for host in 0..hosts {
+        let (claims, nodes) = (claims.clone(), nodes.clone());
+        fleet.world.act(host, |weft, now| {
+            weft.swim.synced(now, claims);
+            // Each would compare its empty catalog with each: N² datagrams that a fleet has long behind it.
+            while weft.swim.poll_output().is_some() {}
+            weft.catalog
+                .iter_mut()
+                .for_each(|catalog| catalog.set_peers(nodes.iter().map(|node| Peer::from(*node)).collect()));
+        });
+    }
+    fleet.world
 }
 
 fn fleet(seed: u64, hosts: u32, parameters: Parameters) -> World<Memberlist> {

@@ -30,6 +30,9 @@ const FRUITLESS_PAUSE_MIN: Now = Now::from_secs(15);
 const FRUITLESS_PAUSE_MAX: Now = Now::from_secs(600);
 /// In this time a peer that lacks something has pulled it.
 const PEER_REPAIR_TIME: Now = Now::from_secs(3);
+/// An origin of which this host holds at most so many records is pulled whole as soon as a pull from the last agreement has
+/// brought nothing, about 20 kB: hosts that lack the same record agree with each other too, and what they lack is then below.
+const SMALL_ORIGIN_RECORDS: usize = 64;
 /// A peer that holds this host's records otherwise for so long, while nobody holds them as it does, is looked at: two digest
 /// intervals, in which a peer that was merely behind has caught up.
 const DOUBT_TIME: Now = Now::from_secs(10);
@@ -308,8 +311,9 @@ impl Catalog {
             return false;
         }
         let agreements = self.buckets[bucket_of(summary.origin)].agreements;
-        let (mut changed, mut equal, mut newest) = (false, false, Version::ZERO);
+        let (mut changed, mut equal, mut newest, mut small) = (false, false, Version::ZERO, true);
         if let Some(origin) = self.origins.get_mut(&summary.origin) {
+            small = origin.len() <= SMALL_ORIGIN_RECORDS;
             changed = origin.changes() != *changes;
             equal = origin.hash_offered() == summary.hash;
             newest = origin.newest();
@@ -322,10 +326,10 @@ impl Catalog {
                 self.repair.note_fruitless(now, summary, FRUITLESS_PAUSE_MIN);
             }
         } else if !equal && newest <= summary.newest {
-            if changed || !*from_agreement || offer.announced {
+            if changed || !*from_agreement || offer.announced || small {
                 // Something older is missing as well: the whole origin, then. Where this pull brought nothing at all the
                 // next must not begin where it did.
-                let whole = !changed && !*from_agreement;
+                let whole = !changed && (!*from_agreement || small);
                 let again = Offer { whole: offer.whole || whole, ..*offer };
                 self.repair.pending.entry(summary.origin).and_modify(|other| other.whole |= whole).or_insert(again);
             } else {

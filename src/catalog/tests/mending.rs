@@ -72,3 +72,49 @@ fn a_single_member_that_returns_is_compared_with_by_a_few_hosts_only() {
     }
     assert!((1..=24).contains(&asked), "{asked}");
 }
+
+/// A host that lacks the first of an origin's `count` records, as another one does with which it agrees, looks at a third that
+/// has them all. What it asks for at once.
+fn looks_below_an_agreement(count: u64) -> (Vec<Want>, bool) {
+    let records: Vec<Record> =
+        (1..=count).map(|sequence| service(node(5), version(1, sequence), &format!("web-{sequence}"))).collect();
+    let [mut behind, mut alike, mut ahead] = [0, 1, 2].map(|number| catalog(node(number)));
+    for record in &records {
+        ahead.merge(SECOND, record.clone(), Relay::Quiet);
+    }
+    for record in &records[1..] {
+        behind.merge(SECOND, record.clone(), Relay::Quiet);
+        alike.merge(SECOND, record.clone(), Relay::Quiet);
+    }
+    behind.receive(SECOND, node(1), CatalogMessage::Digest(digest(&mut alike)));
+    assert_eq!(outputs(&mut behind), [], "they agree");
+    let summary = ahead.origins[&node(5)].summary(node(5)).unwrap();
+    let bucket = u8::try_from(crate::catalog::digest::bucket_of(node(5))).unwrap();
+    behind.receive(SECOND, node(2), CatalogMessage::Summaries { bucket, origins: vec![summary], complete: true });
+    let mut asked = Vec::new();
+    while let Some(Output::Pull { wants, .. }) =
+        outputs(&mut behind).into_iter().find(|output| matches!(output, Output::Pull { .. }))
+    {
+        let (records, _) = ahead.answer(&wants, 1_000_000);
+        asked.extend(wants);
+        for record in records {
+            behind.merge(SECOND, record, Relay::Quiet);
+        }
+        behind.pulled(SECOND, node(2));
+    }
+    (asked, state(&behind) == state(&ahead))
+}
+
+#[test]
+fn what_two_hosts_lack_alike_is_found_at_the_first_look_at_a_third() {
+    let (asked, mended) = looks_below_an_agreement(2);
+    assert_eq!(asked.iter().map(|want| want.after).collect::<Vec<_>>(), [version(1, 2), Version::ZERO]);
+    assert!(mended);
+}
+
+#[test]
+fn a_large_origin_is_not_carried_whole_before_the_peer_could_mend_itself() {
+    let (asked, mended) = looks_below_an_agreement(100);
+    assert_eq!(asked.iter().map(|want| want.after).collect::<Vec<_>>(), [version(1, 100)]);
+    assert!(!mended, "it waits for what the next digests show");
+}

@@ -289,9 +289,14 @@ impl Fleet {
 
     /// Two running hosts whose catalogs differ.
     pub(crate) fn catalogs_differ(&self) -> Option<(u32, u32)> {
-        let mut running = self.running();
-        let first = running.next()?;
-        let held = |host: u32| self.world.core(host).into_iter().flat_map(Weft::held);
-        running.find(|host| !held(first).eq(held(*host))).map(|host| (first, host))
+        catalogs_differ(&self.world)
     }
+}
+
+/// Two running hosts whose catalogs differ, in as much as a byte.
+pub(crate) fn catalogs_differ(world: &World<Weft>) -> Option<(u32, u32)> {
+    let mut running = world.running();
+    let first = running.next()?;
+    let held = |host: u32| world.core(host).into_iter().flat_map(Weft::held);
+    running.find(|host| !held(first).eq(held(*host))).map(|host| (first, host))
 }
