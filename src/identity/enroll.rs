@@ -435,3 +435,26 @@ impl ServerCertVerifier for PinnedRoot {
         self.provider.signature_verification_algorithms.supported_schemes()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_clock_that_is_a_day_off_is_told_with_both_times_and_what_to_do() {
+        let issuer = "192.0.2.1:7947".parse().unwrap();
+        let time = |unix_s| UnixTime::since_unix_epoch(Duration::from_secs(unix_s));
+        let (now, day) = (1_800_000_000, 24 * 3600);
+        let ahead = CertificateError::ExpiredContext { time: time(now + day), not_after: time(now) };
+        let behind = CertificateError::NotValidYetContext { time: time(now - day), not_before: time(now) };
+        for (error, here, what) in [
+            (ahead, "2027-01-16T08:00:00Z", "its certificate ended"),
+            (behind, "2027-01-14T08:00:00Z", "its certificate begins"),
+        ] {
+            let told = certificate_error(issuer, &rustls::Error::InvalidCertificate(error)).expect("a reason");
+            let told = told.to_string();
+            let theirs = format!("{what} 2027-01-15T08:00:00Z (issuer 192.0.2.1:7947)");
+            assert!(told.contains(here) && told.contains(&theirs) && told.contains("set this host's clock"), "{told}");
+        }
+    }
+}

@@ -306,3 +306,25 @@ fn of_two_services_of_one_host_one_is_let_through_and_the_other_is_not() {
         found => Err(format!("{found:?}")),
     });
 }
+
+#[test]
+fn a_service_that_is_open_beyond_loopback_is_named_and_the_rule_that_is_printed_closes_it() {
+    let Some(fleet) = Fleet::raise(&["a", "b"]) else { return };
+    let (a, b) = (&fleet["a"], &fleet["b"]);
+    a.service("web", WEB);
+    let _nginx = parts::nginx(a, "web", "0.0.0.0:8081", "a");
+    fleet.mesh(&["a", "b"]);
+    b.sees_passing("web", &["a"]);
+    let closed = weft(b, &["check", "intentions"]).expect("weft check intentions");
+    assert!(closed.contains("No service of this host is open beyond loopback"), "{closed}");
+    let direct = format!("http://{}:8081/", a.address());
+    assert!(b.curl(&direct).ok, "the service is open to other hosts");
+    let open = weft(a, &["check", "intentions"]).expect("weft check intentions");
+    assert!(open.contains("0.0.0.0:8081"), "{open}");
+    let rule: Vec<&str> = open.lines().filter(|line| line.starts_with("nft ")).collect();
+    assert_eq!(rule.len(), 3, "{open}");
+    a.run("sh", ["-c", &rule.join("\n")]).expect("the rule as it is printed");
+    assert!(!b.run("curl", ["-s", "--max-time", "2", &direct]).ok, "the rule closes the port to other hosts");
+    answers(b, 200);
+    answers(a, 200);
+}
