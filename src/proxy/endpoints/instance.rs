@@ -122,6 +122,10 @@ impl Stats {
         }
     }
 
+    pub(super) fn average_us(&self, now: Duration) -> f64 {
+        self.ewma.get().value_us(now)
+    }
+
     pub(super) fn is_slow_for(&self, now: Duration, waited: Duration) -> bool {
         waited.as_secs_f64() * 1e6 > self.ewma.get().value_us(now)
     }

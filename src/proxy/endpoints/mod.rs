@@ -25,6 +25,11 @@ use instance::Stats;
 pub(super) use instance::{Endpoint, OpenGuard};
 use list::List;
 
+/// An application that leaves earlier says nothing of the instance.
+const PATIENCE_MIN: Duration = Duration::from_millis(500);
+/// Nor does one that leaves before the instance has taken so many times what others take.
+const PATIENCE_TIMES: f64 = 4.0;
+
 /// By what candidates are compared.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Measure {
@@ -77,6 +82,16 @@ struct Group {
     /// Some may be ejected.
     has_ejected: Cell<bool>,
     judged_at: Duration,
+}
+
+impl Group {
+    /// How long the median of the other instances takes; `None` if there is no other.
+    fn usual_us(&self, endpoint: &Endpoint, now: Duration) -> Option<f64> {
+        let others = self.members.iter().filter(|each| !Rc::ptr_eq(&each.stats, &endpoint.stats));
+        let mut all: Vec<f64> = others.map(|each| each.stats.average_us(now)).collect();
+        all.sort_by(f64::total_cmp);
+        all.get(all.len() / 2).copied()
+    }
 }
 
 pub(super) struct Endpoints {
@@ -276,9 +291,21 @@ impl Endpoints {
         endpoint.stats.penalize(self.started.elapsed(), latency);
     }
 
-    /// The application did not wait for the answer any longer.
+    /// The application did not wait for the answer any longer. Where it waited much longer than the other instances take, that
+    /// counts as a failure: an instance that has turned so slow that callers leave never answers any of them.
     pub(super) fn given_up(&self, endpoint: &Endpoint, waited: Duration) {
-        endpoint.stats.given_up_after(self.started.elapsed(), waited);
+        let now = self.started.elapsed();
+        endpoint.stats.given_up_after(now, waited);
+        let is_to_go = {
+            let groups = self.groups.borrow();
+            let Some(group) = groups.get(&endpoint.instance.service) else { return };
+            let usual_us = group.usual_us(endpoint, now);
+            let is_patient = usual_us.is_some_and(|usual_us| waited.as_secs_f64() * 1e6 > PATIENCE_TIMES * usual_us);
+            waited >= PATIENCE_MIN && is_patient && endpoint.stats.failed(now, &group.policy.outlier)
+        };
+        if is_to_go {
+            self.eject(endpoint, now, "callers gave up waiting for it several times in a row");
+        }
     }
 
     /// True if an instance has taken longer for a call than it takes on average.

@@ -70,6 +70,26 @@ fn an_instance_that_fails_in_a_row_is_ejected_and_comes_back_by_one_call_that_su
 }
 
 #[test]
+fn an_instance_that_callers_give_up_waiting_for_is_ejected_though_it_never_answers() {
+    run(async {
+        let (good, hangs) = (Backend::start(OK, 0).await, Backend::start(OK, 1).await);
+        let mesh = mesh(vec![instance("good", good.port, None), instance("hangs", hangs.port, None)]).await;
+        decide(&mesh, TrafficPolicy::default());
+        // Of callers that wait for 600 ms, about half are given nothing, until five were.
+        while mesh.traffic.snapshot().ejections == 0 {
+            let mut waiting = Vec::new();
+            for _ in 0..8 {
+                let mut application = mesh.application().await;
+                application.write_all(GET).await.unwrap();
+                waiting.push(application);
+            }
+            tokio::time::sleep(Duration::from_millis(600)).await;
+        }
+        assert_eq!(mesh.successes(20).await, 20);
+    });
+}
+
+#[test]
 fn retries_of_errors_stay_within_their_budget_however_many_fail() {
     run(async {
         let mut all = Vec::new();
