@@ -117,7 +117,7 @@ pub(crate) fn run_idle(wanted: &Wanted) -> Vec<Figure> {
 
 pub(crate) fn run_load(wanted: &Wanted) -> Vec<Figure> {
     let mut figures = Vec::new();
-    for hosts in wanted.sizes(&[100, 1_000]) {
+    for hosts in wanted.sizes(&[10, 100, 1_000]) {
         for protocol in &wanted.protocols {
             figures.push(with_protocol!(protocol, load(wanted, hosts)));
         }

@@ -25,7 +25,11 @@ fn measure<P: Protocol>(wanted: &Wanted, hosts: u32) -> Figure {
     for hour in 1..=hours {
         world.run_for(Duration::from_secs(3600));
         let (failed, seconds) = (world.observer.false_failures.len(), begun.elapsed().as_secs());
-        eprintln!("quiet day, {hosts} hosts, {}: hour {hour} of {hours}, {failed} burials, {seconds} s", P::NAME);
+        let seed = wanted.first_seed;
+        eprintln!(
+            "seed={seed}: quiet day, {hosts} hosts, {}: hour {hour} of {hours}, {failed} burials, {seconds} s",
+            P::NAME
+        );
     }
     let mut buried: Vec<u32> = world.observer.false_failures.iter().map(|(_, _, host)| *host).collect();
     let burials = buried.len();

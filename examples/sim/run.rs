@@ -40,10 +40,14 @@ impl Wanted {
                         if index >= count {
                             return;
                         }
-                        let result = measure(self.first_seed + index as u64);
+                        let seed = self.first_seed + index as u64;
+                        let result = measure(seed);
                         results.lock().expect("no thread panicked")[index] = Some(result);
                         let done = done.fetch_add(1, Ordering::Relaxed) + 1;
-                        eprintln!("{what}: {done} of {count} seeds, {:.0} s", begun.elapsed().as_secs_f64());
+                        eprintln!(
+                            "seed={seed}: {what}: {done} of {count} seeds, {:.0} s",
+                            begun.elapsed().as_secs_f64()
+                        );
                     }
                 });
             }

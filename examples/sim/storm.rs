@@ -1,5 +1,5 @@
 //! Storms by the thousand: random faults by seed, then everything heals (see `engine::storm`). Each seed runs on one thread.
-//! Failures are printed as they come, with the seed and every fault.
+//! Each is printed with its seed, failures with every fault.
 
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -26,7 +26,10 @@ pub(crate) fn run(first: u64, seeds: u64, hosts: Option<u32>, threads: usize) ->
                     let result = storm::run_with(seed, hosts.unwrap_or(HOSTS_MAX), Setup::default());
                     let mut done = done.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
                     match result {
-                        Ok(summary) => done.0.push(summary),
+                        Ok(summary) => {
+                            println!("{summary}");
+                            done.0.push(summary);
+                        }
                         Err(failure) => {
                             println!("{failure}");
                             done.1.push(failure.seed);

@@ -29,6 +29,8 @@ const DEATHS_MAX: u32 = 2;
 const HANDLING_MAX: Duration = Duration::from_secs(1);
 /// Records kept, suspected ones included. A host that has more of them has another problem.
 const RECORDS_MAX: usize = 8_192;
+/// Of these, named in the metrics and by the API: each is a series for whoever collects them. All are in the file.
+const TOLD_MAX: usize = 32;
 
 type Hash = [u8; 16];
 
@@ -135,6 +137,11 @@ impl Quarantine {
     /// How many are.
     pub(super) fn count(&self) -> u64 {
         self.records.values().filter(|record| is_proven(record)).count() as u64
+    }
+
+    /// The first of them, for people.
+    pub(super) fn told(&self) -> Vec<Quarantined> {
+        self.records.values().filter(|record| is_proven(record)).take(TOLD_MAX).cloned().collect()
     }
 
     /// Notes the record and judges it. `None`: that ended in a panic or took too long, and the record is quarantined now.

@@ -1,10 +1,11 @@
-//! What this host registered, as its owner keeps it: more than the directory shows, which has only what was announced.
-//! Published whole by the owner; `/v1/agent/services` and `/v1/agent/checks` read it.
+//! What this host registered, as its owner keeps it: more than the directory shows, which has only what was announced; and
+//! what it leaves alone. Published whole by the owner; `/v1/agent/services`, `/v1/agent/checks` and `/v1/weft/status` read it.
 
 use std::collections::BTreeMap;
 
 use crate::config::CheckDefinition;
 use crate::model::{Directory, Health, Instance, ServiceId};
+use crate::store::Quarantined;
 
 /// This host's own services and checks.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -17,6 +18,8 @@ pub struct Local {
     pub checks: BTreeMap<String, LocalCheck>,
     /// Why the host is in maintenance, if it is.
     pub maintenance: Option<String>,
+    /// Records of other hosts that this agent failed on and does not touch; the first of them, if they are many.
+    pub quarantined: Vec<Quarantined>,
 }
 
 impl Local {

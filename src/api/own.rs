@@ -8,9 +8,12 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use serde::Serialize;
 
-use super::Settings;
 use super::consul::index;
-use crate::model::{Directory, Freshness, Health, Instance, MemberState, Node, Protocol, Service, Tag, platform_of};
+use super::{Local, Settings};
+use crate::model::{
+    Directory, Freshness, Health, Instance, MemberState, Node, NodeId, Protocol, Service, Tag, platform_of,
+};
+use crate::store::Quarantined;
 
 /// The word in `X-Weft-Freshness` and in bodies.
 pub(super) fn freshness(directory: &Directory) -> &'static str {
@@ -34,10 +37,22 @@ pub(super) struct Status<'a> {
     services: usize,
     instances: usize,
     instances_usable: usize,
+    quarantined: Vec<QuarantinedView<'a>>,
+}
+
+/// A record that this agent does not touch.
+#[derive(Serialize)]
+pub(super) struct QuarantinedView<'a> {
+    /// The name of the host whose record it is; `None` if it is not known.
+    node: Option<&'a str>,
+    id: &'a str,
+    version: &'a str,
+    hash: &'a str,
+    reason: &'a str,
 }
 
 /// `/v1/weft/status`.
-pub(super) fn status<'a>(directory: &'a Directory, settings: &'a Settings) -> Status<'a> {
+pub(super) fn status<'a>(directory: &'a Directory, settings: &'a Settings, local: &'a Local) -> Status<'a> {
     let mut members = BTreeMap::new();
     for node in directory.nodes.values() {
         *members.entry(node.state.as_str()).or_default() += 1;
@@ -56,7 +71,14 @@ pub(super) fn status<'a>(directory: &'a Directory, settings: &'a Settings) -> St
         services: directory.services.len(),
         instances: directory.services.values().map(|service| service.instances.len()).sum(),
         instances_usable: directory.services.values().map(|service| service.candidates(None).count()).sum(),
+        quarantined: local.quarantined.iter().map(|record| quarantined(directory, record)).collect(),
     }
+}
+
+fn quarantined<'a>(directory: &'a Directory, record: &'a Quarantined) -> QuarantinedView<'a> {
+    let Quarantined { hash, origin, version, reason, deaths: _ } = record;
+    let node = origin.parse().ok().and_then(|id: NodeId| directory.nodes.get(&id));
+    QuarantinedView { node: node.map(|node| node.facts.name.as_str()), id: origin, version, hash, reason }
 }
 
 #[derive(Serialize)]

@@ -268,7 +268,7 @@ fn read_own(path: &[&str], asked: &Asked, view: &View<'_>, asking: &Asking<'_>) 
     let directory = view.directory;
     let name = asked.query.first("name").filter(|name| !name.is_empty());
     let answer = match (path, name) {
-        (["status"], _) => json(asked, &own::status(directory, view.settings)),
+        (["status"], _) => json(asked, &own::status(directory, view.settings, view.local)),
         (["services"], name) => json(asked, &own::services(directory, name)),
         (["trust"], _) => json(asked, &trust(view)),
         // Reading it goes on: `responder` does that.

@@ -389,6 +389,16 @@ fn the_status_counts_members_and_usable_instances() {
 }
 
 #[test]
+fn the_status_names_records_in_quarantine_by_their_host_if_it_is_known() {
+    let told = get("/v1/weft/status");
+    let listed = told["quarantined"].as_array().unwrap();
+    let expected = json!({ "node": "db-01", "id": "03".repeat(16), "version": "3.7", "hash": "5e".repeat(16),
+        "reason": "judging it ended in a panic" });
+    assert_eq!(listed[0], expected);
+    assert_eq!((listed.len(), &listed[1]["node"], &listed[1]["id"]), (2, &Value::Null, &json!("ee".repeat(16))));
+}
+
+#[test]
 fn a_name_resolves_to_its_vip_and_says_why_an_instance_takes_no_calls() {
     let told = get("/v1/weft/resolve?name=billing.mesh.internal.");
     assert_eq!((&told["name"], &told["kind"]), (&json!("billing.mesh.internal"), &json!("vip")));

@@ -13,6 +13,7 @@ use crate::model::{
     NodeFacts, NodeId, NodeName, Permission, Policy, Protocol, ProtocolVersions, Service, ServiceId, ServiceName,
     Standing, Statement, Tag,
 };
+use crate::store::Quarantined;
 
 pub(crate) fn settings() -> Settings {
     Settings {
@@ -178,7 +179,16 @@ pub(crate) fn local() -> Local {
             ("service:worker".into(), own_check(Some("worker"), Health::Critical, tcp)),
         ]),
         maintenance: None,
+        quarantined: vec![
+            quarantined(NodeId([3; 16]), "judging it ended in a panic"),
+            quarantined(NodeId([0xee; 16]), "the agent ended while it had it in hand"),
+        ],
     }
+}
+
+fn quarantined(origin: NodeId, reason: &str) -> Quarantined {
+    let (hash, version) = ("5e".repeat(16), "3.7".to_owned());
+    Quarantined { hash, origin: origin.to_string(), version, reason: reason.to_owned(), deaths: 2 }
 }
 
 /// One caller's calls to `billing` on web-01.

@@ -81,6 +81,25 @@ fn kill_9_of_a_serving_hosts_agent() {
 }
 
 #[test]
+fn a_failed_host_that_is_sent_away_has_left_everywhere_until_it_starts_again() {
+    let Some(fleet) = Fleet::raise(&["a", "b", "c"]) else { return };
+    fleet.mesh(&["a", "b", "c"]);
+    fleet["b"].kill_agent();
+    failed_everywhere(&fleet, &["a", "c"], "b", clock_us());
+    let socket = fleet["a"].folder().join("weft.sock");
+    let words = ["--api", socket.to_str().expect("a path in UTF-8"), "force-leave", "b"];
+    fleet["a"].run(env!("CARGO_BIN_EXE_weft"), words).expect("force-leave");
+    for seer in ["a", "c"] {
+        wait_for(&format!("{seer} holds b for left"), FAILED_DEADLINE, || {
+            let members = fleet[seer].members()?;
+            if members.get("b").is_some_and(|state| state == "left") { Ok(()) } else { Err(format!("{members:?}")) }
+        });
+    }
+    fleet["b"].start_agent();
+    fleet.all_alive(&["a", "b", "c"]);
+}
+
+#[test]
 fn kill_9_of_a_whole_serving_host() {
     let Some(fleet) = Fleet::raise(&["a", "b", "c"]) else { return };
     let _web_a = serve(&fleet, "a");

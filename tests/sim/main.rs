@@ -12,6 +12,7 @@ mod lies;
 mod partition;
 mod restart;
 mod storms;
+mod zones;
 
 use engine::weft::{Fleet, Setup};
 

@@ -35,6 +35,15 @@ fn storms(parity: u64) {
 }
 
 #[test]
+fn the_same_seed_is_the_same_storm_event_by_event() {
+    let run = |seed| storm::run(seed).map(|summary| (summary.events, summary.trace)).expect("it ends well");
+    for seed in 1..=3 {
+        assert_eq!(run(seed), run(seed), "seed {seed}");
+    }
+    assert_ne!(run(1).1, run(2).1);
+}
+
+#[test]
 fn nothing_unsafe_happens_in_a_storm_and_all_comes_true_after_it() {
     storms(0);
 }

@@ -17,10 +17,14 @@ use super::owner::Tally;
 use crate::identity::PeerIdentity;
 use crate::lobby::Lobby;
 use crate::model::{
-    BUCKET_BOUNDS_US, Direction, Directory, Edge, Freshness, Health, MemberState, Pressure, Service, Traffic,
+    BUCKET_BOUNDS_US, Direction, Directory, Edge, Freshness, Health, MemberState, NodeId, Pressure, Service, Traffic,
 };
+use crate::store::Quarantined;
 use crate::wire::keyring::Keyring;
 use crate::{api, catalog, dns, gossip, health, proxy};
+
+/// Of a quarantined record's hash, in its label.
+const QUARANTINED_HASH_DIGITS: usize = 12;
 
 /// Everything that is counted anywhere.
 pub(super) struct Sources {
@@ -89,6 +93,7 @@ impl Sources {
         let (quarantined, left_alone) = tally.quarantined;
         let help = "Records that this agent does not touch because it failed on them.";
         sample.gauge("weft_catalog_records_quarantined", help, &[], quarantined);
+        sample.quarantine(&tally.quarantine, &self.directory.load());
         let help = "Times that a record in quarantine was left alone.";
         sample.counter("weft_catalog_records_quarantine_hits", help, &[], left_alone);
         let help = "Changes of this host's services that were published together with later ones.";
@@ -164,6 +169,17 @@ impl Sources {
 }
 
 impl Sample {
+    /// By the host whose record it is, and enough of the hash to find it in the log and in `quarantine.json`.
+    fn quarantine(&mut self, records: &[Quarantined], directory: &Directory) {
+        for record in records {
+            let node = record.origin.parse().ok().and_then(|id: NodeId| directory.nodes.get(&id));
+            let node = node.map_or(record.origin.as_str(), |node| node.facts.name.as_str());
+            let hash = record.hash.get(..QUARANTINED_HASH_DIGITS).unwrap_or(&record.hash);
+            let help = "1, for each record that this agent does not touch, by its host and its hash.";
+            self.gauge("weft_catalog_record_in_quarantine", help, &[("node", node), ("hash", hash)], 1);
+        }
+    }
+
     fn catalog(&mut self, counters: &catalog::Counters) {
         self.gauge("weft_catalog_origins", "Hosts whose records are held.", &[], counters.origins);
         self.gauge("weft_catalog_records", "Live records held.", &[], counters.records);

@@ -62,7 +62,7 @@ use crate::history::History;
 use crate::identity::{Identity, Voucher};
 use crate::model::{Callers, CatalogMessage, Directory, Instance, MemberState, NodeFacts, NodeId, Now, Version};
 use crate::proxy;
-use crate::store::StoreWriter;
+use crate::store::{Quarantined, StoreWriter};
 use crate::swim::{self, Swim};
 use crate::wire::packet::Datagram;
 use crate::wire::stream::PULL_CHUNK_BYTES_MAX;
@@ -93,8 +93,10 @@ pub(super) struct Tally {
     pub catalog: catalog::Counters,
     /// Writes to the store that failed.
     pub store_failures: u64,
-    /// Records in quarantine, and how often one was left alone.
+    /// How many records are in quarantine, and how often one was left alone.
     pub quarantined: (u64, u64),
+    /// The first of them.
+    pub quarantine: Vec<Quarantined>,
     /// Changes of this host's services that were published together with later ones.
     pub coalesced: u64,
 }
@@ -168,6 +170,8 @@ pub(super) struct Owner {
     /// Nobody else was ever heard of, and there is nobody to ask.
     alone_is_live: bool,
     has_foreign_records: bool,
+    /// Records of other hosts were merged and are not in the directory yet.
+    foreign_unpublished: bool,
     past: Past,
     quarantine: Quarantine,
     pace: Pace,
@@ -230,6 +234,7 @@ impl Owner {
             floor: None,
             alone_is_live: !has_seeds,
             has_foreign_records: false,
+            foreign_unpublished: false,
             past: Past::new(rises),
             quarantine,
             pace: Pace::new(started),
@@ -321,8 +326,11 @@ impl Owner {
         self.keep_policies(now);
         self.keep_traffic();
         self.advance();
-        self.after_catalog(now);
+        // What ends this agent when it is published must not have been passed on by then.
         self.publish();
+        if !self.awaits_publication() {
+            self.after_catalog(now);
+        }
         self.keep_history();
         self.save();
     }

@@ -193,6 +193,7 @@ impl Owner {
         let judged = self.quarantine.watch(&record, || gate.judge(identity, &record, signature, SystemTime::now()));
         let Some(verdict) = judged else {
             self.quarantine.keep(&self.out.store);
+            self.local_dirty = true;
             return Taken::Fairly;
         };
         match verdict {
@@ -219,6 +220,7 @@ impl Owner {
         super::super::quarantine::strike(&record, "poison-merge");
         match self.catalog.merge(now, record.clone(), relay) {
             Merge::Applied { voided, .. } => {
+                self.foreign_unpublished |= record.origin() != self.local;
                 for id in &voided {
                     self.forget_record(id);
                 }

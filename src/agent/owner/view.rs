@@ -7,6 +7,7 @@ use tokio::time::Instant;
 
 use super::super::directory::{Membership, Sources, build};
 use super::Owner;
+use crate::api;
 use crate::model::{Callers, Freshness, MemberState};
 
 /// Changes that come together are published together; building the view of 10,000 instances takes a few milliseconds.
@@ -28,7 +29,8 @@ impl Owner {
                 self.publish_directory(freshness);
             }
             if std::mem::take(&mut self.local_dirty) {
-                self.out.local.store(Arc::new(self.registry.local(self.index)));
+                let local = api::Local { quarantined: self.quarantine.told(), ..self.registry.local(self.index) };
+                self.out.local.store(Arc::new(local));
                 self.publish_callers();
             }
             self.out.changes.send_replace(self.index);
@@ -39,11 +41,18 @@ impl Owner {
             self.tell_counts();
         }
         if !self.dirty {
+            self.foreign_unpublished = false;
             self.quarantine.clear();
         }
         if !self.dirty && !self.local_dirty {
             self.tell_answers();
         }
+    }
+
+    /// True while what other hosts have said is about to be published: it is passed on only then. Where publications are far
+    /// apart, because they are dear, it does not wait for more than the usual distance.
+    pub(super) fn awaits_publication(&self) -> bool {
+        self.foreign_unpublished && self.publish_at.saturating_duration_since(Instant::now()) <= PUBLISH_INTERVAL
     }
 
     /// Of services that this host's certificate grants: another host would refuse the rest.
@@ -72,6 +81,8 @@ impl Owner {
             intentions: self.policies.compiled(),
             traffic: self.policies.traffic.compiled(),
         };
+        #[cfg(test)]
+        self.instances.keys().for_each(|(_, id)| assert!(id != "poison-publish", "the poison works"));
         let directory = build(&sources, &mut self.vips, &self.out.directory.load());
         self.out.directory.store(Arc::new(directory));
         self.tally.published += 1;
@@ -88,6 +99,7 @@ impl Owner {
         self.tally.catalog = self.catalog.counters();
         self.tally.store_failures = self.out.store.failures();
         self.tally.quarantined = (self.quarantine.count(), self.quarantine.refused);
+        self.tally.quarantine = self.quarantine.told();
         self.tally.coalesced = self.pace.coalesced;
         self.out.tally.send_replace(self.tally.clone());
     }

@@ -8,7 +8,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use serde::Deserialize;
 
 pub(super) use self::overview::span;
-use self::overview::{Certificate, Host, Seen};
+use self::overview::{Certificate, Host, Quarantined, Seen};
 use super::checks;
 use super::client::Client;
 use super::members;
@@ -37,6 +37,8 @@ struct Told {
     freshness: String,
     #[serde(default)]
     certificate: Option<ToldCertificate>,
+    #[serde(default)]
+    quarantined: Vec<Quarantined>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -65,7 +67,8 @@ pub(super) fn run(_args: &Args, globals: &Globals) -> Result<(), CliError> {
         freshness: told.freshness,
         certificate: expires_in_seconds.map(|expires_in_seconds| Certificate { expires_in_seconds }),
     };
-    let overview = overview::of(Seen { host, members: &members, services: &services, checks: &checks });
+    let seen = Seen { host, members: &members, services: &services, checks: &checks, quarantined: told.quarantined };
+    let overview = overview::of(seen);
     if globals.json {
         return print_json(&overview);
     }

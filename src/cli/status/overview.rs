@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::cli::checks::Check;
 use crate::cli::maint;
@@ -21,6 +21,7 @@ pub(super) struct Seen<'a> {
     pub(super) members: &'a [Member],
     pub(super) services: &'a [Service],
     pub(super) checks: &'a [Check],
+    pub(super) quarantined: Vec<Quarantined>,
 }
 
 /// The JSON of `weft status`.
@@ -35,6 +36,7 @@ pub(super) struct Overview {
     /// Of this host: those that do not pass.
     pub(super) checks: Vec<CheckLine>,
     pub(super) maintenance: Vec<maint::Line>,
+    pub(super) quarantined: Vec<Quarantined>,
 }
 
 /// Something that needs attention.
@@ -54,6 +56,17 @@ pub(super) struct Host {
     pub(super) agent_version: String,
     pub(super) freshness: String,
     pub(super) certificate: Option<Certificate>,
+}
+
+/// A record of another host that the agent failed on and leaves alone.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct Quarantined {
+    /// The host's name, if it is known.
+    pub(super) node: Option<String>,
+    pub(super) id: String,
+    pub(super) version: String,
+    pub(super) hash: String,
+    pub(super) reason: String,
 }
 
 /// This host's.
@@ -110,7 +123,8 @@ pub(super) fn of(seen: Seen<'_>) -> Overview {
     let problems = problems(&seen, &services, &checks, &maintenance);
     let sentence = sentence(&problems, &members, &services);
     let verdict = if problems.is_empty() { "well" } else { "attention" };
-    Overview { verdict, sentence, problems, host: seen.host, members, services, checks, maintenance }
+    let Seen { host, quarantined, .. } = seen;
+    Overview { verdict, sentence, problems, host, members, services, checks, maintenance, quarantined }
 }
 
 fn sentence(problems: &[Problem], members: &BTreeMap<&str, usize>, services: &[ServiceLine]) -> String {
@@ -162,6 +176,14 @@ fn problems(
         let what =
             format!("the mesh port of {} does not answer this host ({})", count(cut.len(), "host"), listed(&cut));
         add(what, "look at firewalls between the two: TCP port 7947".into());
+    }
+    if let Some(first) = seen.quarantined.first() {
+        let mut hosts: Vec<&str> =
+            seen.quarantined.iter().map(|record| record.node.as_deref().unwrap_or(&record.id)).collect();
+        hosts.dedup();
+        let what = format!("{} in quarantine here, of {}", count(seen.quarantined.len(), "record"), listed(&hosts));
+        let next = format!("upgrade weft on this host, and report record {}: {}", first.hash, first.reason);
+        add(what, next);
     }
     let idle = services.iter().filter(|line| line.usable == 0 && line.total > 0);
     let idle: Vec<&str> = idle.map(|line| line.name.as_str()).collect();
@@ -222,7 +244,7 @@ mod tests {
             freshness: freshness.into(),
             certificate: Some(Certificate { expires_in_seconds: seconds }),
         };
-        of(Seen { host, members: &[], services: &[], checks })
+        of(Seen { host, members: &[], services: &[], checks, quarantined: Vec::new() })
     }
 
     fn check(id: &str, status: Health) -> Check {
@@ -246,6 +268,22 @@ mod tests {
         assert_eq!(told.sentence, expected);
         assert!(told.problems.iter().all(|problem| !problem.next.is_empty()));
         assert_eq!(told.checks.len(), 1, "maintenance is no failing check");
+    }
+
+    #[test]
+    fn records_in_quarantine_are_named_by_their_hosts() {
+        let record = |node: Option<&str>| Quarantined {
+            node: node.map(str::to_owned),
+            id: "ee".into(),
+            version: "3.7".into(),
+            hash: "5e".into(),
+            reason: "it took 1200 ms to judge".into(),
+        };
+        let host = overview("live", 6 * 86_400, &[]).host;
+        let quarantined = vec![record(Some("db-01")), record(Some("db-01")), record(None)];
+        let told = of(Seen { host, members: &[], services: &[], checks: &[], quarantined });
+        assert_eq!(told.problems[0].what, "3 records in quarantine here, of db-01, ee");
+        assert_eq!(told.problems[0].next, "upgrade weft on this host, and report record 5e: it took 1200 ms to judge");
     }
 
     #[test]

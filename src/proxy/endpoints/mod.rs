@@ -27,8 +27,8 @@ use list::List;
 
 /// An application that leaves earlier says nothing of the instance.
 const PATIENCE_MIN: Duration = Duration::from_millis(500);
-/// Nor does one that leaves before the instance has taken so many times what others take.
-const PATIENCE_TIMES: f64 = 4.0;
+/// Nor does one that leaves before the instance has taken so many times what others take at their peaks.
+const PATIENCE_TIMES: f64 = 2.0;
 
 /// By what candidates are compared.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

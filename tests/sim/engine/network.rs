@@ -31,14 +31,28 @@ impl Latency {
     /// A calm local network.
     pub(crate) const CALM: Latency = Latency::Lan(200, 2000);
 
+    /// Into how many zones the hosts fall, by turns.
+    pub(crate) fn zones(self) -> u32 {
+        match self {
+            Latency::Lan(..) => 1,
+            Latency::Zones => 3,
+            Latency::Continents => 2,
+        }
+    }
+
+    /// True if the two are in different zones.
+    pub(crate) fn is_far(self, from: u32, to: u32) -> bool {
+        from % self.zones() != to % self.zones()
+    }
+
     /// The least and the span of one way.
     fn range(self, from: u32, to: u32) -> (u64, u64) {
         match self {
             Latency::Lan(least, most) => (u64::from(least), u64::from(most - least)),
-            Latency::Zones if from % 3 == to % 3 => (100, 400),
-            Latency::Zones => (600, 1400),
-            Latency::Continents if from % 2 == to % 2 => (200, 1800),
-            Latency::Continents => (38_000, 6000),
+            Latency::Zones if self.is_far(from, to) => (600, 1400),
+            Latency::Zones => (100, 400),
+            Latency::Continents if self.is_far(from, to) => (38_000, 6000),
+            Latency::Continents => (200, 1800),
         }
     }
 }

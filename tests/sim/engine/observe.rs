@@ -10,6 +10,8 @@ use super::driven::{Kind, Now, State};
 pub(crate) struct Traffic {
     pub(crate) sent: [u64; 5],
     pub(crate) received: [u64; 5],
+    /// Of what was sent in datagrams, to other zones.
+    pub(crate) far: [u64; 5],
     pub(crate) datagrams_sent: u64,
     /// The largest message sent, by kind.
     pub(crate) largest: [usize; 5],
@@ -59,6 +61,7 @@ impl Traffic {
         Traffic {
             sent: less(self.sent, earlier.sent),
             received: less(self.received, earlier.received),
+            far: less(self.far, earlier.far),
             datagrams_sent: self.datagrams_sent - earlier.datagrams_sent,
             datagrams_received: self.datagrams_received - earlier.datagrams_received,
             copies: self.copies - earlier.copies,

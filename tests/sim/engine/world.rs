@@ -61,6 +61,19 @@ pub(crate) enum Event<M, S> {
     },
 }
 
+impl<M, S> Event<M, S> {
+    /// Whom it happens to.
+    fn host(&self) -> u32 {
+        match self {
+            Event::Datagram { to, .. }
+            | Event::Request { to, .. }
+            | Event::Reply { to, .. }
+            | Event::Deadline { to, .. } => *to,
+            Event::Wake { host } => *host,
+        }
+    }
+}
+
 type Happening<C> = Event<<C as Core>::Message, <C as Core>::Stream>;
 
 pub(crate) struct World<C: Core> {
@@ -75,6 +88,8 @@ pub(crate) struct World<C: Core> {
     ended: Vec<u32>,
     /// Events of the current microsecond.
     events_now: u32,
+    /// A hash of what happened so far, when, and to whom: equal for equal runs.
+    pub(crate) trace: u64,
     /// Time spent in the cores, if it is to be measured.
     pub(crate) core_time: Option<Duration>,
 }
@@ -96,6 +111,7 @@ impl<C: Core> World<C> {
             queue: Queue::default(),
             ended: Vec::new(),
             events_now: 0,
+            trace: 0,
             core_time: None,
         }
     }
@@ -300,6 +316,11 @@ impl<C: Core> World<C> {
         self.events_now = if at_us == self.now_us { self.events_now + 1 } else { 0 };
         assert!(self.events_now < EVENTS_AT_ONCE_MAX, "seed {}: time stands still at {at_us} µs", self.seed);
         self.now_us = at_us;
+        let host = match &next {
+            Next::Tick(host) => *host,
+            Next::Event(event) => event.host(),
+        };
+        self.trace = (self.trace.rotate_left(7) ^ at_us ^ u64::from(host) << 40).wrapping_mul(0x0100_0000_01b3);
         match next {
             Next::Tick(host) => self.tick(host),
             Next::Event(event) => self.take(event),
@@ -327,13 +348,10 @@ impl<C: Core> World<C> {
     }
 
     fn take(&mut self, event: Happening<C>) {
-        let host = match &event {
-            Event::Datagram { to, .. }
-            | Event::Request { to, .. }
-            | Event::Reply { to, .. }
-            | Event::Deadline { to, .. } => *to,
-            Event::Wake { host } => return self.wake(*host),
-        };
+        let host = event.host();
+        if matches!(event, Event::Wake { .. }) {
+            return self.wake(host);
+        }
         let now_us = self.now_us;
         let machine = &mut self.hosts[host as usize];
         if machine.core.is_none() {
@@ -532,6 +550,9 @@ impl<C: Core> World<C> {
         let traffic = &mut self.hosts[from as usize].traffic;
         traffic.datagrams_sent += 1;
         traffic.send(self.now_us, C::kind(&message), C::bytes(&message));
+        if self.network.latency.is_far(from, to) {
+            traffic.far[C::kind(&message) as usize] += C::bytes(&message) as u64;
+        }
         self.observer.datagrams += 1;
         if to as usize >= self.hosts.len() {
             return;

@@ -3,7 +3,7 @@
 
 use super::*;
 use crate::agent::own::OwnLog;
-use crate::model::{Record, Version};
+use crate::model::{Claim, Record, Version};
 
 /// Another host of the cluster, with its log.
 pub(super) struct Other {
@@ -66,6 +66,9 @@ async fn a_panic_while_judging_quarantines_the_record_at_once_and_the_agent_goes
     bench.turn();
     assert_eq!(records.each_ref().map(|record| bench.holds(record)), [true, false, true]);
     assert_eq!(bench.owner.quarantine.count(), 1);
+    let told: Vec<(String, String)> =
+        bench.local().quarantined.iter().map(|record| (record.origin.clone(), record.version.clone())).collect();
+    assert_eq!(told, [(other.identity.node.to_string(), records[1].version().to_string())], "it is named");
     let wants = [crate::model::Want { origin: other.identity.node, after: Version::ZERO }];
     assert_eq!(bench.owner.catalog.answer(&wants, 100_000).0.len(), 2, "nor is it offered");
     bench.hear(&other, &records);
@@ -131,6 +134,90 @@ async fn what_is_published_is_not_in_hand_any_more_and_what_is_not_yet_is() {
     }
     let bench = Bench::start(dir.path(), Vec::new());
     assert_eq!(bench.owner.quarantine.count(), 2, "two starts died before they had published them");
+    bench.stop();
+}
+
+impl Bench {
+    /// Of all that has left this host since the last look: records in datagrams, and names of records.
+    fn passed_on(&mut self) -> usize {
+        let mut passed_on = 0;
+        while let Ok(command) = self.gossip.try_recv() {
+            passed_on += match command {
+                gossip::Command::Send { datagram: Datagram::Catalog(CatalogMessage::Delta(records)), .. } => {
+                    records.len()
+                }
+                gossip::Command::Send { datagram: Datagram::Catalog(CatalogMessage::Fresh(names)), .. } => names.len(),
+                _ => 0,
+            };
+        }
+        passed_on
+    }
+
+    /// Others that are alive, so that there is somebody to pass records on to; and nothing has just been.
+    async fn see_others(&mut self) {
+        let claim = |number: u8| Claim {
+            node: NodeId([number; 16]),
+            name: NodeName::parse(&format!("other-{number}")).unwrap(),
+            address: (Ipv4Addr::new(10, 0, 0, number), 7946).into(),
+            incarnation: 1,
+            state: MemberState::Alive,
+            from: NodeId([number; 16]),
+            proof: Vec::new(),
+        };
+        let (to, peer) = ((Ipv4Addr::new(10, 0, 0, 1), 7946).into(), NodeId([1; 16]));
+        self.owner.on_gossip(gossip::Event::Synced { to, peer, claims: (1..=9).map(claim).collect() });
+        self.turn();
+        tokio::time::advance(COPIES_APART).await;
+        self.turn();
+        self.passed_on();
+    }
+}
+
+/// Copies that leave are at least so far apart.
+const COPIES_APART: Duration = Duration::from_millis(30);
+
+#[tokio::test(start_paused = true)]
+async fn a_record_that_kills_its_host_when_it_is_published_is_not_passed_on_first() {
+    let (dir, mut other) = (enrolled(), Other::new());
+    let (harmless, poison) = (other.record("web"), other.record("poison-publish"));
+    let mut bench = Bench::start(dir.path(), Vec::new());
+    bench.see_others().await;
+    bench.meet(&other);
+    bench.hear(&other, &[harmless]);
+    bench.turn();
+    assert!(bench.passed_on() > 0, "what does no harm is");
+    tokio::time::advance(COPIES_APART).await;
+    bench.hear(&other, &[poison]);
+    let died = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| bench.turn()));
+    assert!(died.is_err());
+    assert_eq!(bench.passed_on(), 0);
+    bench.die();
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_heard_waits_for_its_publication_two_milliseconds_at_most() {
+    let (dir, mut other) = (enrolled(), Other::new());
+    let mut bench = Bench::start(dir.path(), Vec::new());
+    bench.see_others().await;
+    bench.meet(&other);
+    let first = other.record("web");
+    bench.hear(&other, &[first]);
+    bench.owner.publish_at = Instant::now() + Duration::from_millis(2);
+    bench.owner.turn();
+    assert_eq!(bench.passed_on(), 0, "it is about to be published");
+    assert!(bench.owner.next_turn() <= Instant::now() + Duration::from_millis(2));
+    tokio::time::advance(Duration::from_millis(2)).await;
+    bench.owner.turn();
+    assert!(bench.passed_on() > 0);
+
+    tokio::time::advance(COPIES_APART).await;
+    bench.turn();
+    bench.passed_on();
+    let second = other.record("db");
+    bench.hear(&other, &[second]);
+    bench.owner.publish_at = Instant::now() + Duration::from_millis(50);
+    bench.owner.turn();
+    assert!(bench.passed_on() > 0, "where publications are far apart it does not wait for them");
     bench.stop();
 }
 

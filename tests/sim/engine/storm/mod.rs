@@ -37,6 +37,8 @@ pub(crate) struct Summary {
     pub(crate) hosts: u32,
     pub(crate) faults: usize,
     pub(crate) events: u64,
+    /// Equal for equal runs.
+    pub(crate) trace: u64,
     /// From the end of all faults until members, and then catalogs too, were as they should be.
     pub(crate) members_after: Duration,
     pub(crate) calm_after: Duration,
@@ -98,6 +100,7 @@ pub(crate) fn run_with(seed: u64, hosts_max: u32, setup: Setup) -> Result<Summar
     let kinds = [Latency::CALM, Latency::Zones, Latency::Continents];
     let latency = kinds[fleet.world.rng.random_range(0..kinds.len())];
     fleet.network().latency = latency;
+    fleet.setup.zones = latency.zones();
     let mut storm = Storm { weather: Weather::new(&mut fleet), checker: Checker::new(), fleet };
     storm.weather.note(&storm.fleet, &format!("{hosts} hosts, {latency:?}"));
     storm.rage()?;
@@ -111,6 +114,7 @@ pub(crate) fn run_with(seed: u64, hosts_max: u32, setup: Setup) -> Result<Summar
         hosts,
         faults: storm.weather.log.len() - 1,
         events: world.observer.events,
+        trace: world.trace,
         members_after,
         calm_after,
         bytes_per_second_max: datagrams.max().unwrap_or(0) / elapsed,

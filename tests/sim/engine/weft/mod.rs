@@ -51,6 +51,8 @@ pub(crate) struct Setup {
     pub(crate) service_bytes: usize,
     /// Claims carry proofs, which are checked.
     pub(crate) signed: bool,
+    /// Hosts fall into so many zones by turns, as in [`Latency`](super::Latency), and know it. One: there are none.
+    pub(crate) zones: u32,
 }
 
 impl Default for Setup {
@@ -62,6 +64,7 @@ impl Default for Setup {
             node_bytes: Some(700),
             service_bytes: 200,
             signed: false,
+            zones: 1,
         }
     }
 }
@@ -338,6 +341,12 @@ impl Weft {
         self.save(now);
     }
 
+    /// A member as the cores want it, as in `owner/records.rs`; its zone is known with it, not only from its own record.
+    fn peer(&self, node: NodeId) -> Peer {
+        let zone = |node| host_of(node).0 % self.setup.zones;
+        Peer { node, near: zone(node) == zone(self.node) }
+    }
+
     fn after_swim(&mut self, now: Now) {
         let mut changed = false;
         let (mut alive, mut peers) = (Vec::new(), Vec::new());
@@ -359,7 +368,7 @@ impl Weft {
                     if state == MemberState::Alive && node != self.node {
                         alive.push(node);
                     }
-                    peers.push((Peer::from(node), state.is_living()));
+                    peers.push((self.peer(node), state.is_living()));
                     let (host, generation) = host_of(node);
                     self.effects.push_back(Effect::Saw { host, generation, state: state_of(state) });
                 }
@@ -367,11 +376,14 @@ impl Weft {
                 swim::Output::NameConflict { .. } => {}
                 swim::Output::Forgotten { node } => {
                     changed = true;
-                    peers.push((Peer::from(node), false));
+                    peers.push((self.peer(node), false));
                     self.forget_origin(node);
                 }
                 swim::Output::LeaveDone => self.effects.push_back(Effect::End(End::Left)),
             }
+        }
+        if self.setup.zones > 1 {
+            peers.iter().for_each(|(peer, _)| self.swim.set_near(peer.node, peer.near));
         }
         if let Some(catalog) = self.catalog.as_mut().filter(|_| changed) {
             catalog.change_peers(&peers);
