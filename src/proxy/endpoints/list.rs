@@ -28,6 +28,8 @@ pub(super) struct List {
     pub(super) unreached: Vec<Endpoint>,
     /// By the weights that instances have, in the order of `usable`.
     pub(super) weights: Vec<u16>,
+    /// All weights are alike.
+    pub(super) is_even: bool,
     pub(super) ring: Option<Ring>,
     pub(super) turns: RefCell<RoundRobin>,
 }
@@ -135,7 +137,7 @@ impl List {
         };
         let by_latency = |index: usize| endpoint(index).stats.latency_load(now);
         let by_open = |index: usize| endpoint(index).stats.open_load(now);
-        let is_even = balance.slow_start.is_zero() && self.weights.windows(2).all(|pair| pair[0] == pair[1]);
+        let is_even = balance.slow_start.is_zero() && self.is_even;
         let is_by_latency = wanted.measure == Measure::Latency
             && matches!(balance.algorithm, Algorithm::PeakEwma | Algorithm::RingHash(_));
         let index = match (&balance.algorithm, is_by_latency, is_even) {

@@ -205,6 +205,7 @@ impl Endpoints {
             near_total: of_zone.count(),
             unreached: unreached.map(endpoint).collect(),
             usable,
+            is_even: weights.windows(2).all(|pair| pair[0] == pair[1]),
             weights,
             ring,
             turns: RefCell::new(RoundRobin::default()),
