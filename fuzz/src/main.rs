@@ -18,6 +18,8 @@ pub mod dns;
 pub mod identity;
 #[path = "../../src/lobby/mod.rs"]
 pub mod lobby;
+#[path = "../../src/logbook/mod.rs"]
+pub mod logbook;
 #[path = "../../src/model/mod.rs"]
 pub mod model;
 #[path = "../../src/policy/mod.rs"]

@@ -19,8 +19,9 @@ use data_encoding::HEXLOWER;
 use rustix::time::{ClockId, clock_gettime};
 use tracing::{error, info, warn};
 
+use crate::model::Quarantined;
 use crate::model::{Record, Version};
-use crate::store::{self, InHand, Journal, Quarantined, StoreWriter};
+use crate::store::{self, InHand, Journal, StoreWriter};
 
 /// Starts in a row that may end with a record in hand before it is quarantined.
 const DEATHS_MAX: u32 = 2;

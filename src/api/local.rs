@@ -4,8 +4,8 @@
 use std::collections::BTreeMap;
 
 use crate::config::CheckDefinition;
+use crate::model::Quarantined;
 use crate::model::{Directory, Health, Instance, ServiceId};
-use crate::store::Quarantined;
 
 /// This host's own services and checks.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

@@ -10,10 +10,10 @@ use serde::Serialize;
 
 use super::consul::index;
 use super::{Local, Settings};
+use crate::model::Quarantined;
 use crate::model::{
     Directory, Freshness, Health, Instance, MemberState, Node, NodeId, Protocol, Service, Tag, platform_of,
 };
-use crate::store::Quarantined;
 
 /// The word in `X-Weft-Freshness` and in bodies.
 pub(super) fn freshness(directory: &Directory) -> &'static str {

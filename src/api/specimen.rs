@@ -8,12 +8,12 @@ use std::time::{Duration, UNIX_EPOCH};
 use super::consul::View;
 use super::{BUCKET_BOUNDS_US, Direction, Edge, Limits, Local, LocalCheck, LocalService, Settings, Traffic};
 use crate::config::{CheckDefinition, CheckKind, CheckTarget};
+use crate::model::Quarantined;
 use crate::model::{
     Action, Change, CheckStatus, Directory, Dot, Freshness, Health, Instance, Intention, Intentions, MemberState, Node,
     NodeFacts, NodeId, NodeName, Permission, Policy, Protocol, ProtocolVersions, Service, ServiceId, ServiceName,
     Standing, Statement, Tag,
 };
-use crate::store::Quarantined;
 
 pub(crate) fn settings() -> Settings {
     Settings {

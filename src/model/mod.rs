@@ -13,6 +13,7 @@ mod intentions;
 mod membership;
 mod name;
 mod policy;
+mod quarantined;
 mod record;
 mod replication;
 mod resilience;
@@ -33,6 +34,7 @@ pub use policy::{
     Action, Change, DESCRIPTION_BYTES_MAX, Dot, Intention, METHODS_MAX, PERMISSIONS_MAX, PathPattern, Pattern,
     Permission, Policy, PolicyError, PolicyId, SEEN_MAX, Statement, is_method,
 };
+pub use quarantined::Quarantined;
 pub use record::{
     Header, RECORD_BYTES_MAX, RECORD_KEY_BYTES_MAX, Record, RecordError, RecordId, RecordKind, SIGNATURE_BYTES, Version,
 };

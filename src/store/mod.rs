@@ -40,7 +40,7 @@ use crate::model::{Claim, Record, RecordId};
 pub use file::write_atomically;
 pub use journal::{InHand, Journal};
 pub use open::{MovedAside, Opened};
-pub use quarantined::{Quarantine, Quarantined};
+pub use quarantined::Quarantine;
 pub use registrations::{FileChange, Kept, REGISTRATION_BYTES_MAX, Registration, Registrations, set_aside};
 pub use writer::{FilesDone, StoreWriter};
 

@@ -2,27 +2,14 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::model::Quarantined;
+
 use super::file::{read_bounded, write_atomically};
 use super::{Store, StoreError, file_error};
 
 /// Far above what the owner keeps.
 const FILE_BYTES_MAX: u64 = 4 * 1024 * 1024;
 const FILE: &str = "quarantine.json";
-
-/// A record that a start of this agent died of, or that it could not handle.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Quarantined {
-    /// The first 16 bytes of SHA-256 over the whole record, in hex digits.
-    pub hash: String,
-    /// Whose record it is.
-    pub origin: String,
-    /// Its place in the origin's log.
-    pub version: String,
-    /// What happened.
-    pub reason: String,
-    /// Starts in a row that ended with it in hand. Below the owner's limit it is only suspected.
-    pub deaths: u32,
-}
 
 /// The whole file.
 #[derive(Debug, Default, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -16,10 +16,10 @@ use self::sample::{Histogram, Sample};
 use super::owner::Tally;
 use crate::identity::PeerIdentity;
 use crate::lobby::Lobby;
+use crate::model::Quarantined;
 use crate::model::{
     BUCKET_BOUNDS_US, Direction, Directory, Edge, Freshness, Health, MemberState, NodeId, Pressure, Service, Traffic,
 };
-use crate::store::Quarantined;
 use crate::wire::keyring::Keyring;
 use crate::{api, catalog, dns, gossip, health, proxy};
 
